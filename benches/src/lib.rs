@@ -1,0 +1,1 @@
+//! Benches of nv; see README.md.

@@ -1,0 +1,3 @@
+//! Datapath of nv (traits first; backends follow).
+mod datapath;
+pub use datapath::*;

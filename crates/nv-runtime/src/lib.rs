@@ -1,0 +1,4 @@
+//! Container runtime monitoring (traits first; backends follow).
+#![deny(unsafe_code)]
+mod runtime;
+pub use runtime::*;

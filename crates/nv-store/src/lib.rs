@@ -1,0 +1,64 @@
+//! Key-value store of nv: one trait, a watch that never silently skips, leases, leader election.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+pub use nv_types::Revision;
+
+mod error;
+mod types;
+
+pub use error::StoreError;
+pub use types::{
+    Change, CommitOutcome, Condition, Expect, KeyValue, Lease, LeaseId, Listing, Op, Txn, WatchEvent,
+    WatchStream,
+};
+
+/// A key-value store. Every backend, also a stranger's, must pass `nv_store::conformance`.
+#[async_trait]
+pub trait KvStore: Send + Sync + 'static {
+    /// The entry of a key, and the store's revision at the time of reading.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the store cannot be reached.
+    async fn get(&self, key: &str) -> Result<(Option<KeyValue>, Revision), StoreError>;
+
+    /// Every entry whose key starts with `prefix`, sorted by key, as of one revision.
+    ///
+    /// # Errors
+    /// As [`KvStore::get`].
+    async fn list(&self, prefix: &str) -> Result<Listing, StoreError>;
+
+    /// Applies all operations at one new revision if every condition holds, else nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`], [`StoreError::InvalidKey`], [`StoreError::Unavailable`]. A condition that does not
+    /// hold is no error: see [`CommitOutcome::Conflict`].
+    async fn commit(&self, txn: Txn) -> Result<CommitOutcome, StoreError>;
+
+    /// Every change under `prefix` from revision `from` on (that one included), in order, at least once, or
+    /// [`WatchEvent::Resync`]. `Revision(0)` asks for a snapshot first. Bounded: a slow consumer gets a `Resync`.
+    ///
+    /// # Errors
+    /// As [`KvStore::get`].
+    async fn watch(&self, prefix: &str, from: Revision) -> Result<WatchStream, StoreError>;
+
+    /// A new lease; entries put with it vanish when it expires.
+    ///
+    /// # Errors
+    /// As [`KvStore::get`].
+    async fn lease_grant(&self, ttl: Duration) -> Result<Lease, StoreError>;
+
+    /// Starts the lease's time anew.
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseGone`] when it has expired.
+    async fn lease_keep_alive(&self, id: LeaseId) -> Result<Lease, StoreError>;
+
+    /// Ends the lease and deletes its entries.
+    ///
+    /// # Errors
+    /// As [`KvStore::lease_keep_alive`].
+    async fn lease_revoke(&self, id: LeaseId) -> Result<(), StoreError>;
+}

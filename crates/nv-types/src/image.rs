@@ -1,0 +1,218 @@
+//! Compiled tables: the contract between `nv-policy` and `nv-dp`.
+//!
+//! ```text
+//! addresses : LPM   (address/prefix)                         -> identity
+//! pairs     : hash  (local identity, direction, peer or ANY) -> port table id
+//! ports     : LPM   (port table id, protocol, port/prefix)   -> decision id
+//! decisions : array  decision id -> chain of (application mask, decision), at most 8, last one any-application
+//! ```
+//!
+//! A lookup that finds no pair for (local, direction, peer) takes the pair of (local, direction, ANY). Every local
+//! identity has an ANY pair in both directions and every port table has a whole-table default, so that a lookup
+//! in a valid image always ends in a chain.
+
+use alloc::vec::Vec;
+use core::fmt;
+use core::net::{IpAddr, Ipv6Addr};
+
+use crate::{ChainEntry, Direction, Identity, IpProto, MAX_CHAIN, Mode, Revision, WorkloadId};
+
+/// An address as tables hold it: IPv4 as `::ffff:a.b.c.d` (RFC 4291, 2.5.5.2).
+#[must_use]
+pub const fn v4_mapped(addr: IpAddr) -> [u8; 16] {
+    match addr {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// A prefix over 128-bit addresses, IPv4 mapped (so `0.0.0.0/0` has length 96).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct IpPrefix {
+    /// Address with the bits below the prefix cleared.
+    pub addr: [u8; 16],
+    /// Length in bits, 0 to 128.
+    pub len: u8,
+}
+
+impl IpPrefix {
+    /// Everything.
+    pub const ALL: Self = Self {
+        addr: [0; 16],
+        len: 0,
+    };
+
+    /// The prefix of this address with this length *in its own family*; bits below it are cleared. Longer lengths
+    /// than the family has are cut to a host prefix.
+    #[must_use]
+    pub fn new(addr: IpAddr, len: u8) -> Self {
+        let len = match addr {
+            IpAddr::V4(_) => 96 + len.min(32),
+            IpAddr::V6(_) => len.min(128),
+        };
+        let mask = u128::MAX.checked_shl(128 - u32::from(len)).unwrap_or(0);
+        Self {
+            addr: (u128::from_be_bytes(v4_mapped(addr)) & mask).to_be_bytes(),
+            len,
+        }
+    }
+
+    /// The prefix that holds only this address.
+    #[must_use]
+    pub fn host(addr: IpAddr) -> Self {
+        Self {
+            addr: v4_mapped(addr),
+            len: 128,
+        }
+    }
+
+    /// Whether the mapped address is in the prefix.
+    #[must_use]
+    pub fn contains(&self, addr: [u8; 16]) -> bool {
+        let mask = u128::MAX.checked_shl(128 - u32::from(self.len)).unwrap_or(0);
+        u128::from_be_bytes(addr) & mask == u128::from_be_bytes(self.addr)
+    }
+}
+
+impl fmt::Debug for IpPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for IpPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let v6 = Ipv6Addr::from(self.addr);
+        match v6.to_ipv4_mapped() {
+            Some(v4) if self.len >= 96 => write!(f, "{v4}/{}", self.len - 96),
+            _ => write!(f, "{v6}/{}", self.len),
+        }
+    }
+}
+
+/// Number of a port table inside an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(transparent)
+)]
+pub struct PortTableId(pub u32);
+
+/// Place of a chain in [`PolicyImage::decisions`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(transparent)
+)]
+pub struct DecisionId(pub u32);
+
+/// Address to identity; the longest prefix wins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct AddressEntry {
+    /// Addresses.
+    pub prefix: IpPrefix,
+    /// Their class.
+    pub identity: Identity,
+}
+
+/// A workload of the node the image is for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct LocalEntry {
+    /// Workload.
+    pub workload: WorkloadId,
+    /// Its class.
+    pub identity: Identity,
+    /// Its mode; decides what happens to packets that policy cannot judge (malformed, spoofed, table full).
+    pub mode: Mode,
+}
+
+/// What a local identity does with a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct PairEntry {
+    /// The endpoint's class.
+    pub local: Identity,
+    /// Ingress: the endpoint is the server.
+    pub direction: Direction,
+    /// The other end's class, or [`Identity::ANY`].
+    pub peer: Identity,
+    /// Ports.
+    pub ports: PortTableId,
+}
+
+/// (table, protocol, port prefix) to chain; the longest prefix wins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct PortEntry {
+    /// Table.
+    pub table: PortTableId,
+    /// Protocol for policy; 0 when `prefix_len` is 0.
+    pub proto: IpProto,
+    /// First port of the prefix; 0 when `prefix_len` is at most 8.
+    pub port: u16,
+    /// Bits of (protocol, port) that count: 0 the whole table, 8 the whole protocol, 9 to 24 a port prefix.
+    pub prefix_len: u8,
+    /// Chain.
+    pub decision: DecisionId,
+}
+
+/// A decision chain: 1 to [`MAX_CHAIN`] entries, the last one for any application.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Chain(pub Vec<ChainEntry>);
+
+impl Chain {
+    /// Whether a datapath may take it.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        let Some((last, rest)) = self.0.split_last() else {
+            return false;
+        };
+        self.0.len() <= MAX_CHAIN && last.apps.is_any() && rest.iter().all(|entry| !entry.apps.is_any())
+    }
+}
+
+/// A node's compiled policy at a revision: complete, canonical (every list sorted, equal input gives equal bytes).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct PolicyImage {
+    /// Store revision that it was compiled from.
+    pub revision: Revision,
+    /// Addresses of every known peer, a default prefix included.
+    pub addresses: Vec<AddressEntry>,
+    /// Workloads of this node that are policed.
+    pub locals: Vec<LocalEntry>,
+    /// Pairs.
+    pub pairs: Vec<PairEntry>,
+    /// Ports.
+    pub ports: Vec<PortEntry>,
+    /// Chains.
+    pub decisions: Vec<Chain>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    #[test]
+    fn prefixes_of_both_families() {
+        let p = IpPrefix::new("10.1.2.3".parse().unwrap(), 8);
+        assert_eq!(p.to_string(), "10.0.0.0/8");
+        assert!(p.contains(v4_mapped("10.9.9.9".parse().unwrap())));
+        assert!(!p.contains(v4_mapped("11.0.0.0".parse().unwrap())));
+        assert_eq!(
+            IpPrefix::new("0.0.0.0".parse().unwrap(), 0).to_string(),
+            "0.0.0.0/0"
+        );
+        let six = IpPrefix::new("fd00:1::7".parse().unwrap(), 64);
+        assert_eq!(six.to_string(), "fd00:1::/64");
+        assert!(IpPrefix::ALL.contains([9; 16]));
+        assert_eq!(IpPrefix::ALL.to_string(), "::/0");
+    }
+}

@@ -1,0 +1,65 @@
+//! Keys of the store, in one place (DESIGN section 7). Values are JSON objects with a version field `v`.
+
+use alloc::format;
+use alloc::string::String;
+
+use crate::{GroupName, NodeId, RuleId, WorkloadId};
+
+/// Everything that a policy is compiled from lies under this prefix, workloads, nodes and settings apart.
+pub const POLICY: &str = "policy/";
+/// Prefix of groups.
+pub const GROUPS: &str = "policy/group/";
+/// Prefix of rules.
+pub const RULES: &str = "policy/rule/";
+/// The order of rules: a list of ids.
+pub const ORDER: &str = "policy/order";
+/// Prefix of modes.
+pub const MODES: &str = "policy/mode/";
+/// Prefix of workloads.
+pub const WORKLOADS: &str = "workload/";
+/// Prefix of nodes.
+pub const NODES: &str = "node/";
+/// Policy settings.
+pub const SETTINGS: &str = "config/policy";
+/// Prefix of capture sessions.
+pub const CAPTURES: &str = "capture/";
+/// Prefix of users.
+pub const USERS: &str = "user/";
+/// Prefix of the audit log.
+pub const AUDIT: &str = "audit/";
+
+/// Key of a group.
+#[must_use]
+pub fn group(name: &GroupName) -> String {
+    format!("{GROUPS}{name}")
+}
+
+/// Key of a rule; zero-padded, so that keys sort as numbers do.
+#[must_use]
+pub fn rule(id: RuleId) -> String {
+    format!("{RULES}{:06}", id.0)
+}
+
+/// Key of a group's mode.
+#[must_use]
+pub fn mode(group: &GroupName) -> String {
+    format!("{MODES}{group}")
+}
+
+/// Key of a workload.
+#[must_use]
+pub fn workload(node: &NodeId, id: &WorkloadId) -> String {
+    format!("{WORKLOADS}{node}/{id}")
+}
+
+/// Prefix of a node's workloads.
+#[must_use]
+pub fn workloads_of(node: &NodeId) -> String {
+    format!("{WORKLOADS}{node}/")
+}
+
+/// Key of a node.
+#[must_use]
+pub fn node(id: &NodeId) -> String {
+    format!("{NODES}{id}")
+}
