@@ -1,0 +1,42 @@
+#!/bin/bash
+# System packages for the tests and for rebuilding the kernel programs. Idempotent; root on Debian or Ubuntu.
+# A plain `cargo build` needs none of this: only Rust and a C linker.
+set -euo pipefail
+
+tools=${NV_TOOLS:-/var/cache/nv-tools}
+
+need() { # the packages of a list that are not installed
+  local p
+  for p; do dpkg-query -W -f='${db:Status-Status}' "$p" 2>/dev/null | grep -qx installed || echo "$p"; done
+}
+
+install() { # installs without starting services
+  local missing policy=/usr/sbin/policy-rc.d made=
+  mapfile -t missing < <(need "$@")
+  [ ${#missing[@]} -eq 0 ] && return
+  echo "setup: installing ${missing[*]}" >&2
+  if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' > "$policy"; chmod +x "$policy"; made=1
+  fi
+  apt-get update -qq || true
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null || {
+    [ -n "$made" ] && rm -f "$policy"; return 1; }
+  if [ -n "$made" ]; then rm -f "$policy"; fi
+}
+
+# What the tests drive: a real dockerd, static busybox for images, namespaces, nftables for the comparison.
+install docker.io containerd runc iptables busybox-static iproute2 nftables
+
+# The pinned toolchain of the kernel programs: core for BPF targets prebuilt, no nightly needed.
+if install rustc-web libstd-rust-web-dev libstd-rust-web-dev-bpf llvm-22-dev; then
+  if ! "$tools/bin/bpf-linker" --version 2>/dev/null | grep -q ' 0\.13\.0'; then
+    echo "setup: building bpf-linker 0.13.0" >&2
+    PATH=/usr/lib/llvm-22/bin:$PATH LLVM_PREFIX=/usr/lib/llvm-22 RUSTFLAGS="-L native=/usr/lib/llvm-22/lib" \
+      CARGO_TARGET_DIR=$tools/build cargo install bpf-linker --version 0.13.0 --no-default-features \
+      --features llvm-22 --locked --quiet --root "$tools"
+    rm -rf "$tools/build"
+  fi
+else
+  echo "setup: the kernel programs' toolchain is not to be had from this system's packages;" \
+       "checks compare the object's recorded source digest instead" >&2
+fi
