@@ -1,0 +1,335 @@
+//! One stream over all runtimes that does not end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::{StreamExt, stream};
+use nv_types::{NodeId, Timestamp, Workload, WorkloadId};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::now;
+use crate::runtime::{ContainerRuntime, EventKind, RuntimeError, RuntimeEvent, RuntimeInfo};
+
+/// How many workloads are inspected at once after a (re)connect.
+const INSPECTIONS: usize = 8;
+
+/// How a [`Monitor`] works.
+#[derive(Clone, Debug)]
+pub struct MonitorOptions {
+    /// The node that workloads are said to run on.
+    pub node: NodeId,
+    /// Events that may wait for the consumer; when it is slower the runtimes wait too, and what they lose meanwhile
+    /// is found by comparing.
+    pub capacity: usize,
+    /// Wait before the first try to connect again; doubled with each failure, half of it random.
+    pub backoff_min: Duration,
+    /// Longest such wait.
+    pub backoff_max: Duration,
+}
+
+impl MonitorOptions {
+    /// 1024 events, waits from 100 ms to 10 s.
+    #[must_use]
+    pub fn new(node: NodeId) -> Self {
+        Self {
+            node,
+            capacity: 1024,
+            backoff_min: Duration::from_millis(100),
+            backoff_max: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What a monitor tells. `runtime` is the place in the list that it was started with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MonitorEvent {
+    /// A runtime told of something, or it was found by comparing after a (re)connect.
+    Runtime {
+        /// Which runtime.
+        runtime: usize,
+        /// What happened.
+        event: RuntimeEvent,
+        /// The workload, with an [`EventKind::Start`]: as it was found just after. `None` if it had ended by then.
+        workload: Option<Box<Workload>>,
+    },
+    /// A runtime was connected to, and everything that happened while it was not has been told.
+    Synced {
+        /// Which runtime.
+        runtime: usize,
+        /// What it is.
+        info: RuntimeInfo,
+        /// Every workload that runs.
+        running: BTreeSet<WorkloadId>,
+    },
+}
+
+/// Watches runtimes.
+#[derive(Clone, Copy, Debug)]
+pub struct Monitor;
+
+impl Monitor {
+    /// Starts a task for each runtime. The channel closes only after `cancel`.
+    ///
+    /// For each runtime the consumer sees one [`EventKind::Start`] for each life of a workload and one
+    /// [`EventKind::Stop`] after it, [`EventKind::Delete`] last; a lost connection as one [`EventKind::SocketError`],
+    /// then the difference, then [`MonitorEvent::Synced`]. Must be called in a tokio runtime.
+    #[must_use]
+    pub fn spawn(
+        runtimes: Vec<Arc<dyn ContainerRuntime>>,
+        options: MonitorOptions,
+        cancel: CancellationToken,
+    ) -> mpsc::Receiver<MonitorEvent> {
+        let (sender, receiver) = mpsc::channel(options.capacity.max(1));
+        for (index, runtime) in runtimes.into_iter().enumerate() {
+            let mut watcher = Watcher {
+                index,
+                runtime,
+                options: options.clone(),
+                sender: sender.clone(),
+                running: BTreeMap::new(),
+                ended: BTreeSet::new(),
+            };
+            let cancel = cancel.clone();
+            tokio::spawn(async move {
+                let _ = cancel.run_until_cancelled(watcher.run()).await;
+            });
+        }
+        receiver
+    }
+}
+
+/// What tells two lives of a workload apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Life {
+    started: Timestamp,
+    pid: u32,
+    netns: u64,
+}
+
+/// Why a connection ended.
+enum Ended {
+    Runtime(String),
+    Consumer,
+}
+
+impl From<RuntimeError> for Ended {
+    fn from(error: RuntimeError) -> Self {
+        Self::Runtime(error.to_string())
+    }
+}
+
+/// The task of one runtime.
+struct Watcher {
+    index: usize,
+    runtime: Arc<dyn ContainerRuntime>,
+    options: MonitorOptions,
+    sender: mpsc::Sender<MonitorEvent>,
+    /// Workloads told as started. No life: it could not be inspected.
+    running: BTreeMap<WorkloadId, Option<Life>>,
+    /// Workloads told as stopped, not yet as deleted.
+    ended: BTreeSet<WorkloadId>,
+}
+
+impl Watcher {
+    async fn run(&mut self) {
+        let mut failures: u32 = 0;
+        let mut told = false;
+        loop {
+            let begun = Instant::now();
+            let mut synced = false;
+            let Err(ended) = self.connection(&mut synced).await;
+            let reason = match ended {
+                Ended::Consumer => return,
+                Ended::Runtime(reason) => reason,
+            };
+            // One error an outage: a connection in between begins a new one.
+            told &= !synced;
+            if !told
+                && self
+                    .tell(EventKind::SocketError, reason, now(), None)
+                    .await
+                    .is_err()
+            {
+                return;
+            }
+            told = true;
+            let steady = synced && begun.elapsed() >= self.options.backoff_max;
+            failures = if steady { 0 } else { failures.saturating_add(1) };
+            tokio::time::sleep(self.wait(failures)).await;
+        }
+    }
+
+    fn wait(&self, failures: u32) -> Duration {
+        let doubled = self
+            .options
+            .backoff_min
+            .saturating_mul(1u32.checked_shl(failures.saturating_sub(1).min(16)).unwrap_or(1));
+        let longest = doubled.min(self.options.backoff_max);
+        // The standard hasher's random keys are jitter enough.
+        let random = RandomState::new().hash_one(self.index) % 1024;
+        longest / 2 + longest / 2 * u32::try_from(random).unwrap_or_default() / 1024
+    }
+
+    async fn connection(&mut self, synced: &mut bool) -> Result<std::convert::Infallible, Ended> {
+        // Events first: what happens during the listing is then told twice, and the second time changes nothing.
+        let mut events = self.runtime.events().await?;
+        let info = self.runtime.info().await?;
+        self.compare().await?;
+        let running = self.running.keys().cloned().collect();
+        let runtime = self.index;
+        self.send(MonitorEvent::Synced {
+            runtime,
+            info,
+            running,
+        })
+        .await?;
+        *synced = true;
+        while let Some(event) = events.recv().await {
+            self.streamed(event).await?;
+        }
+        Err(Ended::Runtime("the stream of events ended".to_owned()))
+    }
+
+    /// Lists, and tells what differs from what was told.
+    async fn compare(&mut self) -> Result<(), Ended> {
+        let listed: BTreeSet<WorkloadId> = self.runtime.list().await?.into_iter().collect();
+        let gone: Vec<WorkloadId> = self
+            .running
+            .keys()
+            .filter(|id| !listed.contains(*id))
+            .cloned()
+            .collect();
+        for id in gone {
+            self.stopped(&id, now()).await?;
+        }
+        for id in self.ended.difference(&listed).cloned().collect::<Vec<_>>() {
+            let found = self.runtime.inspect(&id, &self.options.node).await;
+            if matches!(found, Err(RuntimeError::NotFound { .. })) {
+                self.deleted(&id, now()).await?;
+            }
+        }
+        let runtime = Arc::clone(&self.runtime);
+        let node = self.options.node.clone();
+        let found = stream::iter(listed)
+            .map(|id| {
+                let (runtime, node) = (Arc::clone(&runtime), node.clone());
+                async move {
+                    let workload = runtime.inspect(&id, &node).await;
+                    (id, workload)
+                }
+            })
+            .buffered(INSPECTIONS);
+        let mut found = std::pin::pin!(found);
+        while let Some((id, workload)) = found.next().await {
+            match workload {
+                Ok(workload) => {
+                    let at = workload.started;
+                    self.started(id, at, Some(workload)).await?;
+                }
+                // It ended since the listing: its end is in the stream if its start was told.
+                Err(RuntimeError::NotFound { .. }) => {}
+                Err(error @ RuntimeError::Unreachable { .. }) => return Err(error.into()),
+                Err(error) => {
+                    tracing::warn!(%id, %error, "workload not inspected");
+                    self.started(id, now(), None).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn streamed(&mut self, event: RuntimeEvent) -> Result<(), Ended> {
+        let id = || WorkloadId::try_new(event.subject.clone()).ok();
+        match event.kind {
+            EventKind::Start => {
+                let Some(id) = id() else { return Ok(()) };
+                let found = self.runtime.inspect(&id, &self.options.node).await;
+                if let Err(error) = &found {
+                    tracing::debug!(%id, %error, "started workload not inspected");
+                }
+                self.started(id, event.at, found.ok()).await
+            }
+            EventKind::Stop => match id() {
+                // A life that began after this event is not the one that it ended.
+                Some(id) if self.life(&id).is_none_or(|life| life.started <= event.at) => {
+                    self.stopped(&id, event.at).await
+                }
+                _ => Ok(()),
+            },
+            EventKind::Delete => match id() {
+                Some(id) => self.deleted(&id, event.at).await,
+                None => Ok(()),
+            },
+            EventKind::CopyIn
+            | EventKind::CopyOut
+            | EventKind::NetworkCreate
+            | EventKind::NetworkDelete
+            | EventKind::SocketError => self.tell(event.kind, event.subject, event.at, None).await,
+        }
+    }
+
+    fn life(&self, id: &WorkloadId) -> Option<Life> {
+        self.running.get(id).copied().flatten()
+    }
+
+    async fn started(
+        &mut self,
+        id: WorkloadId,
+        at: Timestamp,
+        workload: Option<Workload>,
+    ) -> Result<(), Ended> {
+        let life = workload.as_ref().map(|workload| Life {
+            started: workload.started,
+            pid: workload.pid,
+            netns: workload.netns,
+        });
+        if let Some(known) = self.running.get(&id) {
+            if life.is_none() || *known == life {
+                return Ok(());
+            }
+            self.stopped(&id, at).await?;
+        }
+        self.ended.remove(&id);
+        self.running.insert(id.clone(), life);
+        self.tell(EventKind::Start, id.into(), at, workload.map(Box::new))
+            .await
+    }
+
+    async fn stopped(&mut self, id: &WorkloadId, at: Timestamp) -> Result<(), Ended> {
+        if self.running.remove(id).is_none() {
+            return Ok(());
+        }
+        self.ended.insert(id.clone());
+        self.tell(EventKind::Stop, id.to_string(), at, None).await
+    }
+
+    async fn deleted(&mut self, id: &WorkloadId, at: Timestamp) -> Result<(), Ended> {
+        self.stopped(id, at).await?;
+        if !self.ended.remove(id) {
+            return Ok(());
+        }
+        self.tell(EventKind::Delete, id.to_string(), at, None).await
+    }
+
+    async fn tell(
+        &self,
+        kind: EventKind,
+        subject: String,
+        at: Timestamp,
+        workload: Option<Box<Workload>>,
+    ) -> Result<(), Ended> {
+        self.send(MonitorEvent::Runtime {
+            runtime: self.index,
+            event: RuntimeEvent { kind, subject, at },
+            workload,
+        })
+        .await
+    }
+
+    async fn send(&self, event: MonitorEvent) -> Result<(), Ended> {
+        self.sender.send(event).await.map_err(|_| Ended::Consumer)
+    }
+}
