@@ -333,3 +333,180 @@ impl Watcher {
         self.sender.send(event).await.map_err(|_| Ended::Consumer)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+    use nv_types::WorkloadState;
+
+    use super::*;
+
+    /// What a connection to the fake finds: workloads with the time that they started at, and what streams.
+    #[derive(Default)]
+    struct Connection {
+        running: Vec<(&'static str, u64)>,
+        events: Vec<(EventKind, &'static str, u64)>,
+    }
+
+    /// Connections, one after the other; the last one stays.
+    struct Fake(Mutex<(Connection, VecDeque<Connection>)>);
+
+    #[async_trait]
+    impl ContainerRuntime for Fake {
+        async fn info(&self) -> Result<RuntimeInfo, RuntimeError> {
+            Ok(RuntimeInfo {
+                name: "fake".into(),
+                version: "1".into(),
+                location: "memory".into(),
+                capabilities: BTreeSet::new(),
+            })
+        }
+
+        async fn list(&self) -> Result<Vec<WorkloadId>, RuntimeError> {
+            let state = self.0.lock().unwrap();
+            Ok(state
+                .0
+                .running
+                .iter()
+                .map(|(id, _)| id.parse().unwrap())
+                .collect())
+        }
+
+        async fn inspect(&self, id: &WorkloadId, node: &NodeId) -> Result<Workload, RuntimeError> {
+            let state = self.0.lock().unwrap();
+            let found = state.0.running.iter().find(|(known, _)| *known == id.as_str());
+            let (_, started) = found.ok_or_else(|| RuntimeError::NotFound {
+                runtime: "fake",
+                id: id.to_string(),
+            })?;
+            Ok(workload(id, node, Timestamp(*started)))
+        }
+
+        async fn events(&self) -> Result<mpsc::Receiver<RuntimeEvent>, RuntimeError> {
+            let mut state = self.0.lock().unwrap();
+            state.0 = state.1.pop_front().ok_or_else(|| RuntimeError::Unreachable {
+                runtime: "fake",
+                location: "memory".into(),
+                detail: "no more".into(),
+            })?;
+            let (sender, receiver) = mpsc::channel(64);
+            for (kind, subject, at) in &state.0.events {
+                let event = RuntimeEvent {
+                    kind: *kind,
+                    subject: (*subject).to_owned(),
+                    at: Timestamp(*at),
+                };
+                sender.try_send(event).unwrap();
+            }
+            Ok(receiver)
+        }
+    }
+
+    fn workload(id: &WorkloadId, node: &NodeId, started: Timestamp) -> Workload {
+        Workload {
+            id: id.clone(),
+            name: id.to_string(),
+            node: node.clone(),
+            runtime: "fake".into(),
+            service: "s".into(),
+            domain: String::new(),
+            image: String::new(),
+            labels: BTreeMap::new(),
+            namespace_labels: BTreeMap::new(),
+            interfaces: vec![],
+            published: vec![],
+            netns: 1,
+            pid: 1,
+            host_network: false,
+            privileged: false,
+            state: WorkloadState::Running,
+            created: started,
+            started,
+        }
+    }
+
+    /// What the consumer sees up to the last connection's end, as (kind, subject); `None` is `Synced`.
+    async fn seen(connections: Vec<Connection>) -> Vec<Option<(EventKind, String)>> {
+        let ends = connections.len();
+        let fake = Fake(Mutex::new((Connection::default(), connections.into())));
+        let mut options = MonitorOptions::new("n".parse().unwrap());
+        options.backoff_min = Duration::from_millis(1);
+        options.backoff_max = Duration::from_millis(2);
+        let cancel = CancellationToken::new();
+        let mut events = Monitor::spawn(vec![Arc::new(fake)], options, cancel.clone());
+        let mut seen = Vec::new();
+        let mut errors = 0;
+        while errors < ends {
+            let event = tokio::time::timeout(Duration::from_secs(20), events.recv()).await;
+            match event.expect("in time").expect("does not end") {
+                MonitorEvent::Runtime { event, .. } if event.kind == EventKind::SocketError => errors += 1,
+                MonitorEvent::Runtime { event, .. } => seen.push(Some((event.kind, event.subject))),
+                MonitorEvent::Synced { .. } => seen.push(None),
+            }
+        }
+        // The fake is out of connections now, which belongs to the same outage.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(events.try_recv().is_err(), "one error for one outage");
+        cancel.cancel();
+        seen
+    }
+
+    fn told(kind: EventKind, id: &str) -> Option<(EventKind, String)> {
+        Some((kind, id.to_owned()))
+    }
+
+    #[tokio::test]
+    async fn what_streams_during_the_listing_is_told_once() {
+        use EventKind::{Delete, Start, Stop};
+        let connection = Connection {
+            running: vec![("a", 10), ("b", 5)],
+            events: vec![
+                // `a` was restarted while the listing was made, which already shows its new life.
+                (Stop, "a", 8),
+                (Start, "a", 11),
+                (Start, "b", 5),
+                (Stop, "b", 12),
+                (Delete, "b", 13),
+                (Delete, "b", 13),
+            ],
+        };
+        assert_eq!(
+            seen(vec![connection]).await,
+            [
+                told(Start, "a"),
+                told(Start, "b"),
+                None,
+                told(Stop, "b"),
+                told(Delete, "b")
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn after_an_outage_ended_deleted_restarted_and_new_ones_and_nothing_else() {
+        use EventKind::{Delete, Start, Stop};
+        let before = Connection {
+            running: vec![("ends", 1), ("restarts", 1), ("stays", 1)],
+            events: vec![],
+        };
+        let after = Connection {
+            running: vec![("new", 9), ("restarts", 8), ("stays", 1)],
+            events: vec![],
+        };
+        let seen = seen(vec![before, after]).await;
+        assert_eq!(
+            seen[4..],
+            [
+                told(Stop, "ends"),
+                told(Delete, "ends"),
+                told(Start, "new"),
+                told(Stop, "restarts"),
+                told(Start, "restarts"),
+                None
+            ]
+        );
+    }
+}
