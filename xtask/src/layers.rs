@@ -28,11 +28,11 @@ struct Dependency {
 /// What a crate may depend on inside the workspace; `None` for those that assemble (bins, examples, benches).
 fn allowed(package: &str) -> Option<&'static [&'static str]> {
     Some(match package {
-        "nv-types" | "xtask" => &[],
+        "nv-types" | "nv-lab" | "xtask" => &[],
         "nv-policy" | "nv-runtime" | "nv-store" | "nv-capture" | "nv-dp-common" | "nv-api" => &["nv-types"],
         "nv-dp" => &["nv-types", "nv-dp-common"],
         "nv-agent-core" | "nv-controller-core" => &["nv-types", "nv-policy"],
-        "nvctl" => &["nv-types", "nv-api"],
+        "nvctl" => &["nv-types", "nv-api", "nv-lab"],
         "nv-controller" => {
             &["nv-types", "nv-api", "nv-policy", "nv-store", "nv-controller-core"]
         }

@@ -1,0 +1,358 @@
+//! The command line's shape. `--help` of each command is meant to teach.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Command line of nv: container network security.
+#[derive(Debug, Parser)]
+#[command(
+    name = "nvctl",
+    version,
+    about = "Command line of nv: workloads, rules, flows, verdicts and captures",
+    after_help = "Examples:\n  nvctl login\n  nvctl get workloads -o wide\n  nvctl apply -f policy.yaml --dry-run\n  \
+                  nvctl explain web app tcp/8080 --expect allow\n  nvctl flows --follow --verdict deny\n\n\
+                  Exit codes: 0 done, 1 refused, 2 wrong usage, 3 controller not reachable, 4 ran but the answer is no."
+)]
+pub struct Cli {
+    /// Where and how.
+    #[command(flatten)]
+    pub global: Global,
+    /// What.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Address of the controller.
+    #[arg(long, env = "NV_SERVER", global = true, value_name = "URL")]
+    pub server: Option<String>,
+    /// File with the CA certificate that the controller's certificate is checked against
+    /// (the controller writes it to DATA_DIR/ca.pem).
+    #[arg(long, env = "NV_CA", global = true, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// Do not check the controller's certificate. Whoever sits in between can then read and change everything.
+    #[arg(long, global = true)]
+    pub insecure: bool,
+    /// File that holds the session token.
+    #[arg(long, env = "NV_TOKEN_FILE", global = true, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Form of the output.
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+    /// Colours; auto means: on a terminal, unless NO_COLOR is set or TERM is dumb.
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
+    pub color: Color,
+    /// Leave the table's header out.
+    #[arg(long, global = true)]
+    pub no_headers: bool,
+    /// Never ask; a question becomes an error that names the option.
+    #[arg(long, global = true)]
+    pub no_input: bool,
+}
+
+/// Form of the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Columns that fit a terminal.
+    Table,
+    /// More columns.
+    Wide,
+    /// The REST object, unchanged.
+    Json,
+    /// The same as YAML.
+    Yaml,
+    /// One JSON object a line.
+    Jsonl,
+    /// Names or ids only.
+    Name,
+}
+
+/// When to use colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// Commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Open a session and keep its token.
+    #[command(
+        after_help = "The password comes from --password-file, from NV_PASSWORD, or is asked for on the terminal; \
+                            never from the command line, which others can see."
+    )]
+    Login {
+        /// User.
+        #[arg(short, long, default_value = "admin")]
+        username: String,
+        /// File with the password; `-` is standard input.
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// End the session.
+    Logout,
+    /// Controller, nodes with the revision in force, losses; exit 4 when something is wrong.
+    Status {
+        /// Wait until all is well.
+        #[arg(long)]
+        wait: bool,
+        /// Give up waiting after this many seconds.
+        #[arg(long, default_value_t = 60)]
+        timeout: u64,
+    },
+    /// List objects, or show one.
+    #[command(
+        after_help = "Examples:\n  nvctl get workloads\n  nvctl get rules 10001 -o yaml\n  nvctl get groups -o name"
+    )]
+    Get {
+        /// What.
+        #[arg(value_enum)]
+        kind: Kind,
+        /// Name or id of one.
+        name: Option<String>,
+    },
+    /// Apply a policy file, whole or not at all.
+    #[command(after_help = "Documents, several in one file with '---' between them:\n  \
+                            kind: Group        name, comment, criteria: [{key, op, value}]\n  \
+                            kind: Rule         id (optional), from, to, ports, applications, action, comment, disable\n  \
+                            kind: ServiceMode  service, mode: Discover|Monitor|Protect\n  \
+                            kind: Settings     contention, icmp_policy, new_service_mode, unknown_endpoint, failsafe_ports")]
+    Apply {
+        /// YAML or JSON; `-` is standard input.
+        #[arg(short, long, required = true, value_name = "FILE")]
+        file: Vec<PathBuf>,
+        /// Check and show what would change; change nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Wait until every node enforces it.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Delete a group or a rule.
+    Delete {
+        /// What.
+        #[arg(value_enum)]
+        kind: Deletable,
+        /// Name or id.
+        #[arg(required = true)]
+        names: Vec<String>,
+        /// Do not ask.
+        #[arg(short, long)]
+        yes: bool,
+    },
+    /// Set the mode of services.
+    SetMode {
+        /// Service or its group, such as `nv.web`; `nodes` for the hosts themselves.
+        #[arg(required = true)]
+        service: Vec<String>,
+        /// Mode.
+        #[arg(value_enum)]
+        mode: ModeArg,
+    },
+    /// Flows that were seen, newest last.
+    #[command(
+        after_help = "Repeat an option for 'or'; different options are 'and'.\n\nExamples:\n  \
+                            nvctl flows --follow --verdict deny\n  nvctl flows --from web --port 8080 -o jsonl"
+    )]
+    Flows(FlowArgs),
+    /// Say what becomes of a flow, and why: rule, groups, modes, and the rules that nearly matched.
+    #[command(
+        after_help = "FROM and TO are a workload's name or id, a service, a group, an address or 'external'.\n\n\
+                            Example, for scripts: nvctl explain web app tcp/8080 --expect allow"
+    )]
+    Explain {
+        /// Client.
+        from: String,
+        /// Server.
+        to: String,
+        /// tcp/80, udp/53, icmp …
+        port: String,
+        /// Application, such as HTTP.
+        #[arg(long)]
+        app: Option<String>,
+        /// Exit with 4 unless this is the verdict (an alert passes, so it counts as allow).
+        #[arg(long, value_enum)]
+        expect: Option<Expect>,
+    },
+    /// Packet captures.
+    #[command(subcommand)]
+    Capture(Capture),
+    /// Self tests.
+    #[command(subcommand)]
+    Connectivity(Connectivity),
+    /// Print a completion script.
+    Completion {
+        /// For this shell.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Show the configuration in force and where each value comes from.
+    Config,
+}
+
+/// What `get` knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// Containers and network namespaces.
+    #[value(alias = "workload", alias = "wl")]
+    Workloads,
+    /// Named sets of workloads or addresses.
+    #[value(alias = "group")]
+    Groups,
+    /// Ordered rules.
+    #[value(alias = "rule")]
+    Rules,
+    /// Services with their modes.
+    #[value(alias = "service", alias = "svc")]
+    Services,
+    /// Who talks to whom.
+    #[value(alias = "conversation", alias = "conv")]
+    Conversations,
+    /// What no rule allows.
+    #[value(alias = "violation")]
+    Violations,
+    /// Hosts with an agent.
+    #[value(alias = "node")]
+    Nodes,
+}
+
+/// What `delete` knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Deletable {
+    /// A group.
+    #[value(alias = "groups")]
+    Group,
+    /// A rule.
+    #[value(alias = "rules")]
+    Rule,
+}
+
+/// Mode of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ModeArg {
+    /// Let everything pass and learn.
+    #[value(name = "Discover", alias = "discover")]
+    Discover,
+    /// Let everything pass and report.
+    #[value(name = "Monitor", alias = "monitor")]
+    Monitor,
+    /// Let only what rules allow pass.
+    #[value(name = "Protect", alias = "protect")]
+    Protect,
+}
+
+impl ModeArg {
+    /// Name as REST has it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Discover => "Discover",
+            Self::Monitor => "Monitor",
+            Self::Protect => "Protect",
+        }
+    }
+}
+
+/// What `explain --expect` asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Expect {
+    /// Passes.
+    Allow,
+    /// Does not pass.
+    Deny,
+}
+
+/// Which flows.
+#[derive(Debug, Clone, Args)]
+pub struct FlowArgs {
+    /// Client: workload, service, group or address.
+    #[arg(long)]
+    pub from: Option<String>,
+    /// Server.
+    #[arg(long)]
+    pub to: Option<String>,
+    /// allow, alert or deny.
+    #[arg(long, value_parser = ["allow", "alert", "deny"])]
+    pub verdict: Option<String>,
+    /// Server port.
+    #[arg(long)]
+    pub port: Option<u16>,
+    /// tcp, udp, icmp, sctp.
+    #[arg(long)]
+    pub protocol: Option<String>,
+    /// Only flows seen in the last so many seconds, minutes or hours: 90s, 5m, 2h.
+    #[arg(long, value_name = "AGE")]
+    pub since: Option<String>,
+    /// At most this many.
+    #[arg(long, default_value_t = 100)]
+    pub last: usize,
+    /// Go on with what is seen from now on.
+    #[arg(short, long)]
+    pub follow: bool,
+}
+
+/// Capture commands.
+#[derive(Debug, Subcommand)]
+pub enum Capture {
+    /// Start a capture on a workload.
+    Start {
+        /// Name or id of the workload.
+        workload: String,
+        /// End after so many seconds; 0: when stopped.
+        #[arg(long, default_value_t = 0)]
+        duration: u32,
+        /// Files of 2 MB each that are kept.
+        #[arg(long, default_value_t = 5)]
+        files: u32,
+    },
+    /// Stop a capture; its file stays.
+    Stop {
+        /// Id.
+        id: String,
+    },
+    /// List captures.
+    List {
+        /// Of this workload only.
+        workload: Option<String>,
+    },
+    /// Fetch a capture's file (pcapng).
+    Download {
+        /// Id.
+        id: String,
+        /// Where to write it; `-` is standard output.
+        #[arg(short = 'w', long, value_name = "FILE")]
+        write: PathBuf,
+    },
+    /// Delete a capture and its file.
+    Delete {
+        /// Id.
+        id: String,
+    },
+}
+
+/// Self tests.
+#[derive(Debug, Subcommand)]
+pub enum Connectivity {
+    /// Make two network namespaces, and see that what a rule allows passes and what none allows does not.
+    ///
+    /// Needs root on a host whose agent watches network namespaces. Everything it makes is removed at the end.
+    Test {
+        /// Folder of named network namespaces that the agent watches.
+        #[arg(long, default_value = "/run/netns")]
+        netns_dir: PathBuf,
+        /// Prefix that the agent asks of a namespace's name.
+        #[arg(long, default_value = "")]
+        prefix: String,
+        /// Seconds to wait for each step.
+        #[arg(long, default_value_t = 20)]
+        timeout: u64,
+    },
+}
