@@ -1,1 +1,3 @@
-//! stub
+//! Controller and agent in one process.
+#![deny(unsafe_code)]
+pub mod demo;
