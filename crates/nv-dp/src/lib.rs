@@ -1,3 +1,22 @@
-//! Datapath of nv (traits first; backends follow).
+//! Datapath of nv: the trait that the agent drives, the eBPF backend, and a software backend over the same pipeline.
+//!
+//! ```
+//! use nv_dp::{Datapath, DatapathConfig, SoftwareDatapath};
+//! use nv_types::{PolicyImage, Verdict};
+//!
+//! let mut datapath = SoftwareDatapath::default();
+//! let config = DatapathConfig { unknown: Verdict::Deny, failsafe_ports: vec![], failsafe_addresses: vec![] };
+//! datapath.apply(&PolicyImage::default(), &config)?;
+//! assert_eq!(datapath.status()?.hook, "software");
+//! # Ok::<(), nv_dp::DatapathError>(())
+//! ```
+#![forbid(unsafe_code)]
+
+mod convert;
 mod datapath;
+mod slot;
+mod software;
+
 pub use datapath::*;
+pub use slot::Capacity;
+pub use software::{SoftwareConfig, SoftwareDatapath};

@@ -1,0 +1,600 @@
+//! Layouts of the kernel tables: an ABI between programs and userspace that outlives both, because tables are pinned.
+//!
+//! Every struct is `repr(C)` with explicit padding; sizes are asserted. Addresses and whatever a longest-prefix match
+//! compares are big-endian byte arrays, other numbers native. A change here must raise [`ABI_VERSION`].
+
+use core::cell::Cell;
+
+use nv_types::{
+    AppMask, Application, ChainEntry, Decision, Direction, MAX_CHAIN, Mode, Reason, RuleId, Verdict,
+};
+
+/// Version of everything in this module; stored at [`STATE_ABI`] of the state table and checked at adoption.
+pub const ABI_VERSION: u32 = 1;
+
+/// Entry of the state table that holds [`ABI_VERSION`].
+pub const STATE_ABI: u32 = 0;
+/// Entry of the state table that holds the epoch. The lowest bit is the slot in force, so that a packet that reads
+/// this one word knows both, whatever is written meanwhile.
+pub const STATE_EPOCH: u32 = 1;
+/// Entries of the state table.
+pub const STATE_ENTRIES: u32 = 2;
+
+/// An address as tables hold it: IPv4 as `::ffff:a.b.c.d`.
+pub type Addr = [u8; 16];
+
+/// Bit of a table or decision number that names the slot.
+pub const SLOT_BIT: u32 = 1 << 31;
+
+/// Application byte of a flow whose application is not known yet.
+pub const APP_PENDING: u8 = 0xff;
+
+/// Payload packets of a side after which an unidentified application is unknown.
+pub const PAYLOAD_BUDGET: u8 = 3;
+
+/// What the address table matches: the slot, then the address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AddressData {
+    /// 0 or 1; always part of the prefix.
+    pub slot: u32,
+    /// Address.
+    pub addr: Addr,
+}
+
+impl AddressData {
+    /// Bits of a prefix that the slot takes.
+    pub const SLOT_BITS: u32 = 32;
+    /// Prefix length of a lookup.
+    pub const FULL: u32 = 160;
+}
+
+/// What an address is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressValue {
+    /// Class of the peer.
+    pub identity: u32,
+    /// [`AddressValue::NODE`] or 0.
+    pub flags: u32,
+}
+
+impl AddressValue {
+    /// The address is the node's own: fail-safe ports are open towards it.
+    pub const NODE: u32 = 1;
+}
+
+/// Local class, peer class or 0 for any, direction.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PairKey {
+    /// The endpoint's class.
+    pub local: u32,
+    /// The other end's class, 0 for any.
+    pub peer: u32,
+    /// 0 or 1.
+    pub slot: u8,
+    /// [`Direction`] as a number.
+    pub direction: u8,
+    /// Zero.
+    pub pad: [u8; 2],
+}
+
+/// What the port table matches: table (with [`SLOT_BIT`]), protocol, port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PortData {
+    /// Port table; always part of the prefix.
+    pub table: u32,
+    /// Protocol for policy.
+    pub proto: u8,
+    /// Port, big-endian.
+    pub port: [u8; 2],
+    /// Zero, never part of the prefix.
+    pub pad: u8,
+}
+
+impl PortData {
+    /// Bits of a prefix that the table takes.
+    pub const TABLE_BITS: u32 = 32;
+    /// Prefix length of a lookup.
+    pub const FULL: u32 = 56;
+}
+
+/// One link of a stored chain.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChainLink {
+    /// [`AppMask`].
+    pub apps: u64,
+    /// [`RuleId`].
+    pub rule: u32,
+    /// [`Verdict`] as a number.
+    pub verdict: u8,
+    /// [`Reason`] as a number.
+    pub reason: u8,
+    /// Zero.
+    pub pad: [u8; 2],
+}
+
+/// A stored chain.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChainValue {
+    /// Links in use.
+    pub len: u32,
+    /// Zero.
+    pub pad: u32,
+    /// Links.
+    pub links: [ChainLink; MAX_CHAIN],
+}
+
+impl ChainValue {
+    /// The links as the shared walk takes them. Ends at the first one that is not readable, so that a broken chain
+    /// ends in [`nv_types::ChainStep::Broken`] and never in a silent Allow.
+    #[inline(always)]
+    pub fn entries(&self) -> impl Iterator<Item = ChainEntry> + '_ {
+        let len = self.len as usize;
+        self.links.iter().enumerate().map_while(move |(i, link)| {
+            if i >= len {
+                return None;
+            }
+            let decision = Decision {
+                verdict: Verdict::from_u8(link.verdict)?,
+                reason: Reason::from_u8(link.reason)?,
+                rule: RuleId(link.rule),
+            };
+            Some(ChainEntry {
+                apps: AppMask(link.apps),
+                decision,
+            })
+        })
+    }
+}
+
+/// How much a slot knows of an endpoint.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LocalView {
+    /// Class, when `state` is [`LocalView::POLICED`].
+    pub identity: u32,
+    /// [`LocalView::UNKNOWN`], [`LocalView::NO_POLICY`] or [`LocalView::POLICED`].
+    pub state: u8,
+    /// [`Mode`] as a number, when policed.
+    pub mode: u8,
+    /// Zero.
+    pub pad: [u8; 2],
+}
+
+impl LocalView {
+    /// The endpoint's workload is not known.
+    pub const UNKNOWN: u8 = 0;
+    /// The workload is known, but not in the image of this slot.
+    pub const NO_POLICY: u8 = 1;
+    /// The workload is in the image of this slot.
+    pub const POLICED: u8 = 2;
+
+    /// Mode in force, if policed.
+    #[inline(always)]
+    #[must_use]
+    pub fn mode(&self) -> Option<Mode> {
+        if self.state == Self::POLICED {
+            Mode::from_u8(self.mode)
+        } else {
+            None
+        }
+    }
+}
+
+/// A guarded interface; the key is its index.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EndpointValue {
+    /// What each slot knows of it.
+    pub views: [LocalView; 2],
+    /// Place of its counters.
+    pub index: u32,
+    /// Ethernet address inside the workload.
+    pub mac: [u8; 6],
+    /// [`EndpointValue::CHECK_MAC`] and [`EndpointValue::CHECK_ADDRESSES`].
+    pub flags: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+impl EndpointValue {
+    /// `mac` is known and checked.
+    pub const CHECK_MAC: u8 = 1;
+    /// Its addresses are in the table of own addresses and checked.
+    pub const CHECK_ADDRESSES: u8 = 2;
+}
+
+/// An address that belongs to an endpoint.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OwnKey {
+    /// Address.
+    pub addr: Addr,
+    /// Endpoint.
+    pub ifindex: u32,
+}
+
+/// A range of fail-safe ports.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortRangeValue {
+    /// First port.
+    pub first: u16,
+    /// Last port.
+    pub last: u16,
+    /// Protocol for policy; 0 for any.
+    pub proto: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+/// Fail-safe ranges at most.
+pub const MAX_FAILSAFE: usize = 16;
+
+/// Switches of a slot that are not part of its tables.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Switches {
+    /// Store revision of the image, for adoption.
+    pub revision: u64,
+    /// [`Verdict`] for endpoints whose workload is not known.
+    pub unknown: u8,
+    /// Ranges in use.
+    pub ranges: u8,
+    /// 1 once an image has been put in this slot.
+    pub valid: u8,
+    /// Zero.
+    pub pad: [u8; 5],
+    /// Fail-safe ports.
+    pub failsafe: [PortRangeValue; MAX_FAILSAFE],
+}
+
+impl Switches {
+    /// Whether this server port of the node stays open.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_failsafe(&self, proto: u8, port: u16) -> bool {
+        let used = self.ranges as usize;
+        let mut found = false;
+        for (i, range) in self.failsafe.iter().enumerate() {
+            let meant = range.proto == 0 || range.proto == proto;
+            if i < used && meant && range.first <= port && port <= range.last {
+                found = true;
+            }
+        }
+        found
+    }
+}
+
+/// A flow as one endpoint sees it: both directions of it have the same key.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FlowKeyValue {
+    /// The workload's address.
+    pub local: Addr,
+    /// The other end's address.
+    pub peer: Addr,
+    /// Endpoint.
+    pub ifindex: u32,
+    /// The workload's port; ICMP queries: the identifier.
+    pub local_port: u16,
+    /// The other end's port; ICMP: 0.
+    pub peer_port: u16,
+    /// IP protocol number, ICMPv6 as such.
+    pub proto: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+/// A flow's state, as plain data.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowData {
+    /// Packets from the workload.
+    pub tx_packets: u64,
+    /// Bytes from the workload.
+    pub tx_bytes: u64,
+    /// Packets to the workload.
+    pub rx_packets: u64,
+    /// Bytes to the workload.
+    pub rx_bytes: u64,
+    /// First packet, nanoseconds on the monotonic clock.
+    pub first_ns: u64,
+    /// Last packet, nanoseconds on the monotonic clock.
+    pub last_ns: u64,
+    /// Epoch that judged it.
+    pub epoch: u32,
+    /// [`RuleId`] of the decision.
+    pub rule: u32,
+    /// [`Verdict`] of the decision.
+    pub verdict: u8,
+    /// [`Reason`] of the decision.
+    pub reason: u8,
+    /// [`Direction`]: who opened it.
+    pub direction: u8,
+    /// Application index, or [`APP_PENDING`].
+    pub app: u8,
+    /// Unidentified payload packets from the workload.
+    pub tx_payloads: u8,
+    /// Unidentified payload packets to the workload.
+    pub rx_payloads: u8,
+    /// TCP flags seen from the workload.
+    pub tx_flags: u8,
+    /// TCP flags seen to the workload.
+    pub rx_flags: u8,
+    /// [`FlowData::HELD`], [`FlowData::OWN`], [`FlowData::ENDED`].
+    pub flags: u8,
+    /// Zero.
+    pub pad: [u8; 7],
+}
+
+impl FlowData {
+    /// Pending, and payload that is not identified may not pass meanwhile.
+    pub const HELD: u8 = 1;
+    /// The local address is the endpoint's own (or addresses are not checked).
+    pub const OWN: u8 = 2;
+    /// Has ended: FIN both ways, or RST.
+    pub const ENDED: u8 = 4;
+
+    /// All zero.
+    pub const ZERO: Self = Self {
+        tx_packets: 0,
+        tx_bytes: 0,
+        rx_packets: 0,
+        rx_bytes: 0,
+        first_ns: 0,
+        last_ns: 0,
+        epoch: 0,
+        rule: 0,
+        verdict: 0,
+        reason: 0,
+        direction: 0,
+        app: 0,
+        tx_payloads: 0,
+        rx_payloads: 0,
+        tx_flags: 0,
+        rx_flags: 0,
+        flags: 0,
+        pad: [0; 7],
+    };
+
+    /// The decision in force; unreadable numbers give `None`.
+    #[inline(always)]
+    #[must_use]
+    pub fn decision(&self) -> Option<Decision> {
+        Some(Decision {
+            verdict: Verdict::from_u8(self.verdict)?,
+            reason: Reason::from_u8(self.reason)?,
+            rule: RuleId(self.rule),
+        })
+    }
+
+    /// Who opened it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn opened(&self) -> Direction {
+        direction_of(self.direction)
+    }
+
+    /// Application; `None` while not known.
+    #[inline(always)]
+    #[must_use]
+    pub const fn application(&self) -> Option<Application> {
+        Application::from_index(self.app)
+    }
+}
+
+/// The direction with this number; every table writes 0 or 1.
+#[inline(always)]
+#[must_use]
+pub const fn direction_of(value: u8) -> Direction {
+    if value == 0 {
+        Direction::Ingress
+    } else {
+        Direction::Egress
+    }
+}
+
+/// A flow's state in place: the layout of [`FlowData`], shared by all CPUs. Counters are added to by
+/// [`Tables::add`](crate::Tables::add); for the rest the last writer wins, and every writer writes what a packet of the flow may.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct FlowCell {
+    /// See [`FlowData::tx_packets`].
+    pub tx_packets: Cell<u64>,
+    /// See [`FlowData::tx_bytes`].
+    pub tx_bytes: Cell<u64>,
+    /// See [`FlowData::rx_packets`].
+    pub rx_packets: Cell<u64>,
+    /// See [`FlowData::rx_bytes`].
+    pub rx_bytes: Cell<u64>,
+    /// See [`FlowData::first_ns`].
+    pub first_ns: Cell<u64>,
+    /// See [`FlowData::last_ns`].
+    pub last_ns: Cell<u64>,
+    /// See [`FlowData::epoch`].
+    pub epoch: Cell<u32>,
+    /// See [`FlowData::rule`].
+    pub rule: Cell<u32>,
+    /// See [`FlowData::verdict`].
+    pub verdict: Cell<u8>,
+    /// See [`FlowData::reason`].
+    pub reason: Cell<u8>,
+    /// See [`FlowData::direction`].
+    pub direction: Cell<u8>,
+    /// See [`FlowData::app`].
+    pub app: Cell<u8>,
+    /// See [`FlowData::tx_payloads`].
+    pub tx_payloads: Cell<u8>,
+    /// See [`FlowData::rx_payloads`].
+    pub rx_payloads: Cell<u8>,
+    /// See [`FlowData::tx_flags`].
+    pub tx_flags: Cell<u8>,
+    /// See [`FlowData::rx_flags`].
+    pub rx_flags: Cell<u8>,
+    /// See [`FlowData::flags`].
+    pub flags: Cell<u8>,
+    /// Zero.
+    pub pad: [u8; 7],
+}
+
+/// A first fragment that was seen; later ones carry no ports.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FragmentKey {
+    /// The workload's address.
+    pub local: Addr,
+    /// The other end's address.
+    pub peer: Addr,
+    /// Endpoint.
+    pub ifindex: u32,
+    /// Identification field (IPv4: 16 bits).
+    pub id: u32,
+    /// Protocol.
+    pub proto: u8,
+    /// Direction of the packet.
+    pub direction: u8,
+    /// Zero.
+    pub pad: [u8; 2],
+}
+
+/// What a first fragment said.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FragmentValue {
+    /// When, nanoseconds on the monotonic clock.
+    pub seen_ns: u64,
+    /// The workload's port.
+    pub local_port: u16,
+    /// The other end's port.
+    pub peer_port: u16,
+    /// Bytes of the datagram that it carried: a later one that starts before overlaps it.
+    pub end: u32,
+}
+
+/// Counters of an endpoint in one direction, one per CPU.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct CounterCell {
+    /// Packets.
+    pub packets: Cell<u64>,
+    /// Bytes.
+    pub bytes: Cell<u64>,
+    /// Flows begun.
+    pub flows: Cell<u64>,
+    /// Packets by [`Verdict`].
+    pub by_verdict: [Cell<u64>; 3],
+    /// Packets dropped, reported or let pass outside of policy, by [`Reason`].
+    pub by_reason: [Cell<u64>; Reason::COUNT],
+    /// When this CPU last reported a packet without a flow here.
+    pub reported_ns: Cell<u64>,
+}
+
+/// Words in a [`CounterCell`].
+pub const COUNTER_WORDS: usize = 6 + Reason::COUNT + 1;
+
+/// What an event is about.
+pub const EVENT_FLOW: u8 = 1;
+/// See [`EVENT_FLOW`].
+pub const EVENT_PACKET: u8 = 2;
+
+/// An event in the ring.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventValue {
+    /// When, nanoseconds on the monotonic clock.
+    pub at_ns: u64,
+    /// State of the flow; of a packet without a flow only the decision is set.
+    pub flow: FlowData,
+    /// Which flow; of a packet without a flow only the endpoint is set.
+    pub key: FlowKeyValue,
+    /// [`EVENT_FLOW`] or [`EVENT_PACKET`].
+    pub kind: u8,
+    /// Flow: its state (0 new, 1 changed, 2 ended).
+    pub state: u8,
+    /// Direction of the packet.
+    pub direction: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+const _: () = {
+    assert!(size_of::<AddressData>() == 20);
+    assert!(size_of::<AddressValue>() == 8);
+    assert!(size_of::<PairKey>() == 12);
+    assert!(size_of::<PortData>() == 8);
+    assert!(size_of::<ChainLink>() == 16);
+    assert!(size_of::<ChainValue>() == 136);
+    assert!(size_of::<EndpointValue>() == 28);
+    assert!(size_of::<OwnKey>() == 20);
+    assert!(size_of::<Switches>() == 144);
+    assert!(size_of::<FlowKeyValue>() == 44);
+    assert!(size_of::<FlowData>() == 72);
+    assert!(size_of::<FlowCell>() == size_of::<FlowData>());
+    assert!(core::mem::offset_of!(FlowCell, epoch) == core::mem::offset_of!(FlowData, epoch));
+    assert!(core::mem::offset_of!(FlowCell, flags) == core::mem::offset_of!(FlowData, flags));
+    assert!(core::mem::offset_of!(FlowData, flags) == 64);
+    assert!(size_of::<FragmentKey>() == 44);
+    assert!(size_of::<FragmentValue>() == 16);
+    assert!(size_of::<CounterCell>() == COUNTER_WORDS * 8);
+    assert!(size_of::<EventValue>() == 128);
+};
+
+impl FlowCell {
+    /// The state as plain data.
+    #[inline(always)]
+    #[must_use]
+    pub fn snapshot(&self) -> FlowData {
+        FlowData {
+            tx_packets: self.tx_packets.get(),
+            tx_bytes: self.tx_bytes.get(),
+            rx_packets: self.rx_packets.get(),
+            rx_bytes: self.rx_bytes.get(),
+            first_ns: self.first_ns.get(),
+            last_ns: self.last_ns.get(),
+            epoch: self.epoch.get(),
+            rule: self.rule.get(),
+            verdict: self.verdict.get(),
+            reason: self.reason.get(),
+            direction: self.direction.get(),
+            app: self.app.get(),
+            tx_payloads: self.tx_payloads.get(),
+            rx_payloads: self.rx_payloads.get(),
+            tx_flags: self.tx_flags.get(),
+            rx_flags: self.rx_flags.get(),
+            flags: self.flags.get(),
+            pad: [0; 7],
+        }
+    }
+}
+
+#[cfg(feature = "user")]
+impl From<&FlowData> for FlowCell {
+    fn from(flow: &FlowData) -> Self {
+        Self {
+            tx_packets: Cell::new(flow.tx_packets),
+            tx_bytes: Cell::new(flow.tx_bytes),
+            rx_packets: Cell::new(flow.rx_packets),
+            rx_bytes: Cell::new(flow.rx_bytes),
+            first_ns: Cell::new(flow.first_ns),
+            last_ns: Cell::new(flow.last_ns),
+            epoch: Cell::new(flow.epoch),
+            rule: Cell::new(flow.rule),
+            verdict: Cell::new(flow.verdict),
+            reason: Cell::new(flow.reason),
+            direction: Cell::new(flow.direction),
+            app: Cell::new(flow.app),
+            tx_payloads: Cell::new(flow.tx_payloads),
+            rx_payloads: Cell::new(flow.rx_payloads),
+            tx_flags: Cell::new(flow.tx_flags),
+            rx_flags: Cell::new(flow.rx_flags),
+            flags: Cell::new(flow.flags),
+            pad: flow.pad,
+        }
+    }
+}

@@ -1,0 +1,508 @@
+//! Frame to headers. Whatever contradicts itself, or ends before its own lengths say, is [`Class::Malformed`].
+//!
+//! Ethernet (IEEE 802.3), VLAN and QinQ (802.1Q, two tags at most), IPv4 (RFC 791), IPv6 with at most
+//! [`MAX_EXTENSIONS`] extension headers (RFC 8200), TCP (RFC 9293), UDP (RFC 768), SCTP (RFC 9260), ICMP (RFC 792, 4443).
+
+use nv_types::{Direction, IpProto};
+
+use crate::layout::FlowKeyValue;
+use crate::packet::Packet;
+
+/// Extension headers of an IPv6 packet that are followed.
+pub const MAX_EXTENSIONS: u32 = 6;
+
+/// TCP FIN.
+pub const FIN: u8 = 0x01;
+/// TCP SYN.
+pub const SYN: u8 = 0x02;
+/// TCP RST.
+pub const RST: u8 = 0x04;
+/// TCP ACK.
+pub const ACK: u8 = 0x10;
+
+/// What a frame is to the pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Contradicts itself, is cut, or is of a kind that policy cannot judge.
+    Malformed,
+    /// Link control between neighbours (spanning tree, LLDP): never forwarded, not policed.
+    LinkControl,
+    /// ARP; its body is at `l4`.
+    Arp,
+    /// Belongs to a flow: `key` is complete.
+    Flow,
+    /// A later fragment: `key` has no ports, `fragment` says where it belongs.
+    LaterFragment,
+    /// An ICMP error; the packet that it quotes is at `payload`.
+    IcmpError,
+    /// IPv6 neighbour discovery (RFC 4861), its body is at `l4`, its type is `icmp_type`.
+    Neighbour,
+}
+
+/// What was read of a frame.
+#[derive(Clone, Copy, Debug)]
+pub struct Headers {
+    /// Flow, as the endpoint sees it.
+    pub key: FlowKeyValue,
+    /// Source Ethernet address.
+    pub source_mac: [u8; 6],
+    /// Offset of the header after IP (or of the ARP body).
+    pub l4: u32,
+    /// Offset of the payload.
+    pub payload: u32,
+    /// Bytes of payload in this packet.
+    pub payload_len: u32,
+    /// Identification of the datagram, if it is fragmented.
+    pub fragment_id: u32,
+    /// Offset of this fragment in the datagram, in bytes.
+    pub fragment_offset: u32,
+    /// Bytes of the datagram in this fragment.
+    pub fragment_len: u32,
+    /// Whether more fragments follow.
+    pub more_fragments: bool,
+    /// TCP flags.
+    pub tcp_flags: u8,
+    /// ICMP type.
+    pub icmp_type: u8,
+}
+
+impl Headers {
+    /// Nothing read yet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(ifindex: u32) -> Self {
+        Self {
+            key: FlowKeyValue {
+                local: [0; 16],
+                peer: [0; 16],
+                ifindex,
+                local_port: 0,
+                peer_port: 0,
+                proto: 0,
+                pad: [0; 3],
+            },
+            source_mac: [0; 6],
+            l4: 0,
+            payload: 0,
+            payload_len: 0,
+            fragment_id: 0,
+            fragment_offset: 0,
+            fragment_len: 0,
+            more_fragments: false,
+            tcp_flags: 0,
+            icmp_type: 0,
+        }
+    }
+
+    /// Whether the packet is the first of several fragments.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_first_fragment(&self) -> bool {
+        self.more_fragments && self.fragment_offset == 0
+    }
+
+    #[inline(always)]
+    const fn set_ports(&mut self, direction: Direction, source: u16, destination: u16) {
+        (self.key.local_port, self.key.peer_port) = match direction {
+            Direction::Egress => (source, destination),
+            Direction::Ingress => (destination, source),
+        };
+    }
+}
+
+const ETH_VLAN: u16 = 0x8100;
+const ETH_QINQ: u16 = 0x88a8;
+const ETH_IPV4: u16 = 0x0800;
+const ETH_IPV6: u16 = 0x86dd;
+const ETH_ARP: u16 = 0x0806;
+
+/// Addresses of link control (IEEE 802.1Q, table 8-1): bridges do not forward them.
+const LINK_CONTROL: [u8; 5] = [0x01, 0x80, 0xc2, 0x00, 0x00];
+
+#[inline(always)]
+const fn be16(high: u8, low: u8) -> u16 {
+    u16::from_be_bytes([high, low])
+}
+
+#[inline(always)]
+const fn is_tag(ethertype: u16) -> bool {
+    ethertype == ETH_VLAN || ethertype == ETH_QINQ
+}
+
+/// IPv4 address as tables hold it.
+#[inline(always)]
+const fn mapped(a: u8, b: u8, c: u8, d: u8) -> [u8; 16] {
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+}
+
+/// Reads a frame that goes in `direction`, seen from the workload.
+#[inline(always)]
+pub fn parse<P: Packet>(packet: &P, direction: Direction, headers: &mut Headers) -> Class {
+    let Some(eth) = packet.load::<14>(0) else {
+        return Class::Malformed;
+    };
+    headers.source_mac = [eth[6], eth[7], eth[8], eth[9], eth[10], eth[11]];
+    let mut ethertype = be16(eth[12], eth[13]);
+    let mut at = 14;
+    let mut tags = packet.stripped_tags();
+    for _ in 0..2 {
+        if is_tag(ethertype) {
+            let Some(tag) = packet.load::<4>(at) else {
+                return Class::Malformed;
+            };
+            ethertype = be16(tag[2], tag[3]);
+            at += 4;
+            tags += 1;
+        }
+    }
+    if tags > 2 {
+        return Class::Malformed;
+    }
+    headers.l4 = at;
+    match ethertype {
+        ETH_IPV4 => ipv4(packet, direction, at, headers),
+        ETH_IPV6 => ipv6(packet, direction, at, headers),
+        ETH_ARP => Class::Arp,
+        _ if [eth[0], eth[1], eth[2], eth[3], eth[4]] == LINK_CONTROL => Class::LinkControl,
+        _ => Class::Malformed,
+    }
+}
+
+#[inline(always)]
+fn set_addresses(headers: &mut Headers, direction: Direction, source: [u8; 16], destination: [u8; 16]) {
+    match direction {
+        Direction::Egress => {
+            headers.key.local = source;
+            headers.key.peer = destination;
+        }
+        Direction::Ingress => {
+            headers.key.local = destination;
+            headers.key.peer = source;
+        }
+    }
+}
+
+#[inline(always)]
+fn ipv4<P: Packet>(packet: &P, direction: Direction, at: u32, headers: &mut Headers) -> Class {
+    let Some(ip) = packet.load::<20>(at) else {
+        return Class::Malformed;
+    };
+    let header = u32::from(ip[0] & 0x0f) * 4;
+    let Some(room) = packet.len().checked_sub(at) else {
+        return Class::Malformed;
+    };
+    let mut total = u32::from(be16(ip[2], ip[3]));
+    if total == 0 && room > 0xffff {
+        total = room; // offloaded packets beyond 64 KiB have no length of their own
+    }
+    if ip[0] >> 4 != 4 || header < 20 || total < header || total > room {
+        return Class::Malformed;
+    }
+    let fragment = be16(ip[6], ip[7]);
+    headers.fragment_id = u32::from(be16(ip[4], ip[5]));
+    headers.fragment_offset = u32::from(fragment & 0x1fff) * 8;
+    headers.more_fragments = fragment & 0x2000 != 0;
+    headers.key.proto = ip[9];
+    let source = mapped(ip[12], ip[13], ip[14], ip[15]);
+    let destination = mapped(ip[16], ip[17], ip[18], ip[19]);
+    set_addresses(headers, direction, source, destination);
+    transport(packet, direction, at + header, total - header, false, headers)
+}
+
+#[inline(always)]
+fn ipv6<P: Packet>(packet: &P, direction: Direction, at: u32, headers: &mut Headers) -> Class {
+    let Some(ip) = packet.load::<40>(at) else {
+        return Class::Malformed;
+    };
+    let Some(room) = packet.len().checked_sub(at + 40) else {
+        return Class::Malformed;
+    };
+    let mut left = u32::from(be16(ip[4], ip[5]));
+    if left == 0 && room > 0xffff {
+        left = room; // a jumbogram (RFC 2675), made by offloading
+    }
+    if ip[0] >> 4 != 6 || left > room {
+        return Class::Malformed;
+    }
+    let mut source = [0; 16];
+    let mut destination = [0; 16];
+    source.copy_from_slice(&ip[8..24]);
+    destination.copy_from_slice(&ip[24..40]);
+    set_addresses(headers, direction, source, destination);
+    let Some((proto, start, length)) = extensions(packet, ip[6], at + 40, left, headers) else {
+        return Class::Malformed;
+    };
+    headers.key.proto = proto;
+    // Neighbour discovery that was forwarded is none (RFC 4861, 6.1 and 7.1).
+    transport(packet, direction, start, length, ip[7] == 255, headers)
+}
+
+/// Follows extension headers; gives the upper protocol, where it starts and how long it is.
+#[inline(always)]
+fn extensions<P: Packet>(
+    packet: &P,
+    first: u8,
+    start: u32,
+    length: u32,
+    headers: &mut Headers,
+) -> Option<(u8, u32, u32)> {
+    let mut next = first;
+    let mut at = start;
+    let mut left = length;
+    let mut later = false;
+    for _ in 0..MAX_EXTENSIONS {
+        if later || !is_extension(next) {
+            break;
+        }
+        let bytes = packet.load::<8>(at)?;
+        let size = match next {
+            44 => {
+                let field = be16(bytes[2], bytes[3]);
+                headers.fragment_offset = u32::from(field & 0xfff8);
+                headers.more_fragments = field & 1 != 0;
+                headers.fragment_id = u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+                later = headers.fragment_offset != 0;
+                8
+            }
+            51 => (u32::from(bytes[1]) + 2) * 4,
+            43 if bytes[2] == 0 => return None, // type 0 is forbidden (RFC 5095)
+            _ => (u32::from(bytes[1]) + 1) * 8,
+        };
+        left = left.checked_sub(size)?;
+        at += size;
+        next = bytes[0];
+    }
+    if !later && is_extension(next) {
+        return None;
+    }
+    Some((next, at, left))
+}
+
+/// Hop-by-hop, routing, fragment, authentication, destination options.
+#[inline(always)]
+const fn is_extension(next: u8) -> bool {
+    matches!(next, 0 | 43 | 44 | 51 | 60)
+}
+
+#[inline(always)]
+fn transport<P: Packet>(
+    packet: &P,
+    direction: Direction,
+    at: u32,
+    length: u32,
+    from_link: bool,
+    headers: &mut Headers,
+) -> Class {
+    headers.l4 = at;
+    headers.payload = at;
+    headers.payload_len = length;
+    headers.fragment_len = length;
+    if headers.fragment_offset != 0 {
+        // One that would rewrite the flags of a TCP header is an attack (RFC 3128).
+        if length == 0 || (headers.key.proto == IpProto::TCP.0 && headers.fragment_offset < 20) {
+            return Class::Malformed;
+        }
+        return Class::LaterFragment;
+    }
+    match IpProto(headers.key.proto) {
+        IpProto::TCP => tcp(packet, direction, at, length, headers),
+        IpProto::UDP => udp(packet, direction, at, length, headers),
+        IpProto::SCTP => {
+            let Some(ports) = packet.load::<4>(at) else {
+                return Class::Malformed;
+            };
+            if length < 12 {
+                return Class::Malformed;
+            }
+            headers.set_ports(direction, be16(ports[0], ports[1]), be16(ports[2], ports[3]));
+            headers.payload = at + 12;
+            headers.payload_len = length - 12;
+            Class::Flow
+        }
+        IpProto::ICMP | IpProto::ICMPV6 => icmp(packet, at, length, from_link, headers),
+        _ => Class::Flow,
+    }
+}
+
+#[inline(always)]
+fn tcp<P: Packet>(packet: &P, direction: Direction, at: u32, length: u32, headers: &mut Headers) -> Class {
+    let Some(bytes) = packet.load::<14>(at) else {
+        return Class::Malformed;
+    };
+    let header = u32::from(bytes[12] >> 4) * 4;
+    let flags = bytes[13];
+    let contradicts = flags & (SYN | FIN | RST | ACK) == 0
+        || flags & (SYN | FIN) == SYN | FIN
+        || flags & (SYN | RST) == SYN | RST;
+    if header < 20 || header > length || contradicts {
+        return Class::Malformed;
+    }
+    headers.set_ports(direction, be16(bytes[0], bytes[1]), be16(bytes[2], bytes[3]));
+    headers.tcp_flags = flags;
+    headers.payload = at + header;
+    headers.payload_len = length - header;
+    Class::Flow
+}
+
+#[inline(always)]
+fn udp<P: Packet>(packet: &P, direction: Direction, at: u32, length: u32, headers: &mut Headers) -> Class {
+    let Some(bytes) = packet.load::<8>(at) else {
+        return Class::Malformed;
+    };
+    if length < 8 {
+        return Class::Malformed;
+    }
+    let stated = u32::from(be16(bytes[4], bytes[5]));
+    // The length of a fragmented datagram spans all fragments; 0 is a jumbogram's (RFC 2675).
+    let lies = if headers.more_fragments {
+        stated < length
+    } else {
+        stated > length || (stated < 8 && !(stated == 0 && length > 0xffff))
+    };
+    if lies {
+        return Class::Malformed;
+    }
+    headers.set_ports(direction, be16(bytes[0], bytes[1]), be16(bytes[2], bytes[3]));
+    headers.payload = at + 8;
+    headers.payload_len = length - 8;
+    Class::Flow
+}
+
+#[inline(always)]
+fn icmp<P: Packet>(packet: &P, at: u32, length: u32, from_link: bool, headers: &mut Headers) -> Class {
+    let Some(bytes) = packet.load::<8>(at) else {
+        return Class::Malformed;
+    };
+    if length < 8 {
+        return Class::Malformed;
+    }
+    headers.icmp_type = bytes[0];
+    headers.payload = at + 8;
+    headers.payload_len = length - 8;
+    let v6 = headers.key.proto == IpProto::ICMPV6.0;
+    let kind = bytes[0];
+    if v6 {
+        match kind {
+            1..=4 => Class::IcmpError,
+            133..=137 if from_link => Class::Neighbour,
+            128 | 129 => {
+                headers.key.local_port = be16(bytes[4], bytes[5]);
+                Class::Flow
+            }
+            _ => Class::Flow,
+        }
+    } else {
+        match kind {
+            3 | 4 | 5 | 11 | 12 => Class::IcmpError,
+            0 | 8 | 13..=18 => {
+                headers.key.local_port = be16(bytes[4], bytes[5]);
+                Class::Flow
+            }
+            _ => Class::Flow,
+        }
+    }
+}
+
+/// The flow that an ICMP error quotes: its body at `headers.payload` holds the start of a packet that went the other
+/// way. `false` when it cannot be read; what `key` holds then means nothing.
+#[inline(always)]
+pub fn quoted<P: Packet>(
+    packet: &P,
+    direction: Direction,
+    headers: &Headers,
+    key: &mut FlowKeyValue,
+) -> bool {
+    read_quoted(packet, direction, headers, key).is_some()
+}
+
+#[inline(always)]
+fn read_quoted<P: Packet>(
+    packet: &P,
+    direction: Direction,
+    headers: &Headers,
+    key: &mut FlowKeyValue,
+) -> Option<()> {
+    let at = headers.payload;
+    *key = headers.key;
+    let (source, destination, start, room) = if headers.key.proto == IpProto::ICMPV6.0 {
+        let ip = packet.load::<40>(at)?;
+        if ip[0] >> 4 != 6 {
+            return None;
+        }
+        let mut source = [0; 16];
+        let mut destination = [0; 16];
+        source.copy_from_slice(&ip[8..24]);
+        destination.copy_from_slice(&ip[24..40]);
+        key.proto = ip[6];
+        (source, destination, at + 40, headers.payload_len.checked_sub(40)?)
+    } else {
+        let ip = packet.load::<20>(at)?;
+        let header = u32::from(ip[0] & 0x0f) * 4;
+        if ip[0] >> 4 != 4 || header < 20 || be16(ip[6], ip[7]) & 0x1fff != 0 {
+            return None;
+        }
+        key.proto = ip[9];
+        let source = mapped(ip[12], ip[13], ip[14], ip[15]);
+        let destination = mapped(ip[16], ip[17], ip[18], ip[19]);
+        (
+            source,
+            destination,
+            at + header,
+            headers.payload_len.checked_sub(header)?,
+        )
+    };
+    if room < 8 {
+        return None;
+    }
+    let bytes = packet.load::<8>(start)?;
+    let (from, to) = (be16(bytes[0], bytes[1]), be16(bytes[2], bytes[3]));
+    (key.local_port, key.peer_port) = (0, 0);
+    // The quoted packet went against the error: towards the workload if the error leaves it.
+    (key.local, key.peer) = match direction {
+        Direction::Ingress => (source, destination),
+        Direction::Egress => (destination, source),
+    };
+    match IpProto(key.proto) {
+        IpProto::TCP | IpProto::UDP | IpProto::SCTP => {
+            (key.local_port, key.peer_port) = match direction {
+                Direction::Ingress => (from, to),
+                Direction::Egress => (to, from),
+            };
+        }
+        IpProto::ICMP | IpProto::ICMPV6 => key.local_port = be16(bytes[4], bytes[5]),
+        _ => {}
+    }
+    Some(())
+}
+
+/// Multicast (224.0.0.0/4, ff00::/8) or the limited broadcast address.
+#[inline(always)]
+#[must_use]
+pub fn is_multicast(addr: &[u8; 16]) -> bool {
+    if is_v4(addr) {
+        addr[12] & 0xf0 == 0xe0 || [addr[12], addr[13], addr[14], addr[15]] == [255; 4]
+    } else {
+        addr[0] == 0xff
+    }
+}
+
+/// Whether it is an IPv4 address.
+#[inline(always)]
+#[must_use]
+pub fn is_v4(addr: &[u8; 16]) -> bool {
+    addr[..12] == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]
+}
+
+/// An address that a host may use before it has one of its own: unspecified, or IPv6 link-local.
+#[inline(always)]
+#[must_use]
+pub fn is_unspecified(addr: &[u8; 16]) -> bool {
+    *addr == [0; 16] || *addr == mapped(0, 0, 0, 0)
+}
+
+/// IPv6 link-local unicast, fe80::/10.
+#[inline(always)]
+#[must_use]
+pub const fn is_link_local_v6(addr: &[u8; 16]) -> bool {
+    addr[0] == 0xfe && addr[1] & 0xc0 == 0x80
+}

@@ -1,0 +1,48 @@
+//! What the pipeline asks of its surroundings.
+
+use core::cell::Cell;
+
+use nv_types::{Decision, Direction};
+
+use crate::layout::{
+    AddressValue, ChainValue, CounterCell, EndpointValue, FlowCell, FlowData, FlowKeyValue, FragmentKey,
+    FragmentValue, OwnKey, PairKey, Switches,
+};
+
+/// The tables of a datapath: eBPF maps in the kernel, plain maps in the software datapath.
+///
+/// Lookups of policy take the slot that the packet found in force when it came.
+pub trait Tables {
+    /// Epoch in force; its lowest bit is the slot.
+    fn epoch(&self) -> u32;
+    /// Switches of a slot.
+    fn switches(&self, slot: u32) -> Option<&Switches>;
+    /// A guarded interface.
+    fn endpoint(&self, ifindex: u32) -> Option<&EndpointValue>;
+    /// Counters of an endpoint by its [`EndpointValue::index`].
+    fn counters(&self, index: u32, direction: Direction) -> Option<&CounterCell>;
+    /// Whether the address is the endpoint's own.
+    fn is_own(&self, key: &OwnKey) -> bool;
+    /// Longest prefix that holds the address.
+    fn address(&self, slot: u32, addr: &[u8; 16]) -> Option<AddressValue>;
+    /// Port table (with the slot's bit) of a pair.
+    fn pair(&self, key: &PairKey) -> Option<u32>;
+    /// Decision (with the slot's bit) of a port in a port table (with the slot's bit).
+    fn port(&self, table: u32, proto: u8, port: u16) -> Option<u32>;
+    /// A chain by its decision (with the slot's bit).
+    fn chain(&self, decision: u32) -> Option<&ChainValue>;
+    /// A flow.
+    fn flow(&self, key: &FlowKeyValue) -> Option<&FlowCell>;
+    /// Puts a flow, in place of one with the same key; `false` when there is no room.
+    fn insert_flow(&self, key: &FlowKeyValue, flow: &FlowData) -> bool;
+    /// Adds to a counter of a flow, which other CPUs may be adding to.
+    fn add(&self, counter: &Cell<u64>, amount: u64);
+    /// What the first fragment said.
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue>;
+    /// Remembers a first fragment; may forget others.
+    fn insert_fragment(&self, key: &FragmentKey, value: &FragmentValue);
+    /// A flow began (0), changed (1) or ended (2).
+    fn flow_event(&self, state: u8, key: &FlowKeyValue, flow: &FlowData, now_ns: u64);
+    /// A packet that belongs to no flow is reported.
+    fn packet_event(&self, ifindex: u32, direction: Direction, decision: Decision, now_ns: u64);
+}
