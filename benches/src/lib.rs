@@ -1,1 +1,13 @@
-//! Benches of nv; see README.md.
+//! Benches of nv: figures, traffic and policies that the benches share. See README.md for the method.
+
+pub mod figure;
+pub mod nft;
+pub mod scenario;
+pub mod side_by_side;
+pub mod traffic;
+
+/// Prints a line of a bench's findings.
+#[allow(clippy::print_stdout, reason = "what a bench prints is its purpose")]
+pub fn say(line: &str) {
+    println!("{line}");
+}
