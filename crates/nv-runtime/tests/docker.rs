@@ -150,6 +150,13 @@ async fn containers_are_described_with_their_host_ends() {
         workload.peer_addresses().any(|address| address == v6),
         "{workload:?}"
     );
+    for address in [v4, v6] {
+        let pinged = docker.exec(
+            "shop-cart-1",
+            &["ping", "-c", "1", "-W", "5", &address.to_string()],
+        );
+        assert!(pinged.status.success(), "{address}: {pinged:?}");
+    }
     let host_end = eth0.host_name.clone().expect("a host end");
     let index = std::fs::read_to_string(format!("/sys/class/net/{host_end}/ifindex")).unwrap();
     assert_eq!(index.trim().parse::<u32>().ok(), eth0.host_index);
