@@ -1,3 +1,13 @@
-//! Controller and agent in one process.
+//! Controller and agent of nv in one process, on the embedded store: the command that a newcomer starts.
+//!
+//! [`run`] protects what runs on this host: containers of dockerd, and named network namespaces. [`demo`] makes a
+//! small network of its own and plays a story on it. The process is split in two first ([`guarded`]), so that even a
+//! killed demo leaves nothing behind.
 #![deny(unsafe_code)]
+
+mod cli;
 pub mod demo;
+mod stack;
+mod sys;
+
+pub use cli::main;

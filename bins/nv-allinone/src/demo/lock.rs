@@ -2,7 +2,8 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
@@ -26,12 +27,25 @@ impl Lock {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(failed)?;
         }
+        loop {
+            if let Some(lock) = Self::try_path(&path)? {
+                return Ok(lock);
+            }
+        }
+    }
+
+    /// `None`: the file was removed by its owner while we opened it.
+    fn try_path(path: &Path) -> Result<Option<Self>, DemoError> {
+        let failed = |source| DemoError::Io {
+            what: format!("opening the lock file {}", path.display()),
+            source,
+        };
         let file = File::options()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
-            .open(&path)
+            .open(path)
             .map_err(failed)?;
         let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => file,
@@ -43,10 +57,17 @@ impl Lock {
                 });
             }
         };
+        let ours = file.metadata().map_err(failed)?.ino();
+        if fs::metadata(path).map(|meta| meta.ino()).ok() != Some(ours) {
+            return Ok(None);
+        }
         file.set_len(0).map_err(failed)?;
         file.rewind().map_err(failed)?;
         writeln!(file, "{}", std::process::id()).map_err(failed)?;
-        Ok(Self { _file: file, path })
+        Ok(Some(Self {
+            _file: file,
+            path: path.to_owned(),
+        }))
     }
 
     /// Lets go and removes the file.

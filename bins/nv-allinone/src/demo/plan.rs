@@ -106,10 +106,6 @@ impl Plan {
         PathBuf::from(NETNS_FOLDER).join(format!("{}{}", self.prefix(), role.name()))
     }
 
-    pub(crate) fn workload_id(&self, role: Role) -> String {
-        format!("netns:{}{}", self.prefix(), role.name())
-    }
-
     pub(crate) fn bridge(&self) -> String {
         format!("nv-{}", self.instance)
     }

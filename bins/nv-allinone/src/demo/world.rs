@@ -228,7 +228,7 @@ pub(crate) async fn remove(plan: &Plan) -> Result<Vec<String>, DemoError> {
 /// Makes the folder of namespaces as `ip netns` does: shared, so that a removal reaches every mount namespace.
 fn prepare_folder(plan: &Plan) -> Result<(), DemoError> {
     let file = plan.namespace_file(Role::Web);
-    let folder = file.parent().unwrap_or(Path::new("/run/netns"));
+    let folder = file.parent().unwrap_or_else(|| Path::new("/run/netns"));
     let failed = |source| DemoError::Io {
         what: format!("preparing {}", folder.display()),
         source,

@@ -1,0 +1,139 @@
+//! The command line.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tokio_util::sync::CancellationToken;
+
+use crate::demo::{self, DemoOptions};
+use crate::sys::{Ended, Half, split};
+
+/// Refused or failed.
+const FAILED: u8 = 1;
+
+/// Controller and agent of nv in one process.
+#[derive(Debug, Parser)]
+#[command(name = "nv-allinone", version, about, long_about = None)]
+struct Cli {
+    /// Play a story on a small network of its own, and remove everything afterwards.
+    ///
+    /// Makes three network namespaces (web, app, db) on a bridge, lets nv learn who talks to whom, and shows what
+    /// becomes of a connection that was never seen before.
+    #[arg(long)]
+    demo: bool,
+
+    /// With --demo: play the story once, check each step, and end; the exit status is 0 if every step went well.
+    #[arg(long, requires = "demo")]
+    once: bool,
+
+    /// With --demo: another name for it, so that several can run beside each other.
+    #[arg(long, requires = "demo", default_value = "demo", value_name = "NAME")]
+    instance: String,
+}
+
+/// The program: parses the command line, runs, and gives the exit status.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if cli.demo {
+        ExitCode::from(demo_main(cli))
+    } else {
+        ExitCode::from(stock_main())
+    }
+}
+
+fn demo_main(cli: Cli) -> u8 {
+    let options = DemoOptions {
+        once: cli.once,
+        instance: cli.instance,
+    };
+    // Before anything starts a thread.
+    match split() {
+        Ok(Half::Worker) => block_on("off", |shutdown| async move {
+            demo::run(&options, shutdown).await.map_err(anyhow::Error::from)
+        }),
+        Ok(Half::Guardian(Ended::Code(code))) => code,
+        Ok(Half::Guardian(Ended::Killed(signal))) => {
+            say(&format!("the demo was ended by {signal}: removing what it left"));
+            let cleaned = block_on("off", |_| async move {
+                for what in demo::clean(&options.instance).await? {
+                    say(&format!("removed {what}"));
+                }
+                Ok(())
+            });
+            if cleaned == 0 { FAILED } else { cleaned }
+        }
+        Err(error) => {
+            say(&format!("cannot start a process: {error}"));
+            FAILED
+        }
+    }
+}
+
+fn stock_main() -> u8 {
+    FAILED
+}
+
+/// Runs `work` in a runtime until it ends; Ctrl-C and SIGTERM ask it to.
+fn block_on<F>(log: &str, work: impl FnOnce(CancellationToken) -> F) -> u8
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    start_log(log);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            say(&format!("cannot start: {error}"));
+            return FAILED;
+        }
+    };
+    let shutdown = CancellationToken::new();
+    let ended = runtime.block_on(async {
+        let asked = shutdown.clone();
+        tokio::spawn(async move {
+            asked_to_stop().await;
+            asked.cancel();
+        });
+        work(shutdown).await
+    });
+    match ended {
+        Ok(()) => 0,
+        Err(error) => {
+            say(&format!("{error:#}"));
+            FAILED
+        }
+    }
+}
+
+async fn asked_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+        signal(SignalKind::hangup()),
+    ) else {
+        say("signals cannot be caught: this process ends only by a kill");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
+    }
+}
+
+/// Logs go to standard error; `RUST_LOG` says otherwise what is worth it.
+fn start_log(default: &str) {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .try_init();
+}
+
+/// To standard error: standard output is for what was asked for.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "nv-allinone: {text}");
+}
