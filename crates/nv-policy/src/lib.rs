@@ -1,1 +1,57 @@
-//! stub
+//! Policy engine of nv: groups, ordered rules, modes and workloads compiled to lookup tables; evaluate, explain, learn.
+//!
+//! Pure: no I/O, no clock, and equal input gives equal output. The meaning of a policy is [`reference`], an ordered walk
+//! short enough to be checked by eye; [`compile`] turns the same input into a [`nv_types::PolicyImage`] for a datapath, and property
+//! tests hold the two together. [`explain`] says which rule decided and which nearly did; [`learn`] makes rules of flows.
+//!
+//! ```
+//! use nv_policy::{PolicyInput, Tables, compile};
+//! use nv_types::{Action, Direction, IpProto, Mode, Revision, Verdict};
+//! # use nv_types::{Interface, Workload, WorkloadState};
+//! # fn workload(id: &str, address: &str) -> Workload {
+//! #     Workload { id: id.parse().unwrap(), name: id.into(), node: "n1".parse().unwrap(), runtime: "docker".into(), service: id.into(),
+//! #         domain: String::new(), image: String::new(), labels: Default::default(), namespace_labels: Default::default(),
+//! #         interfaces: vec![Interface { name: "eth0".into(), index: 2, mac: None, host_index: Some(7), host_name: None,
+//! #             addresses: vec![(address.parse().unwrap(), 24)] }], published: vec![], netns: 0, pid: 0, host_network: false,
+//! #         privileged: false, state: WorkloadState::Running, created: Default::default(), started: Default::default() }
+//! # }
+//! let mut input = PolicyInput::default();
+//! for (name, address) in [("web", "10.0.0.2"), ("app", "10.0.0.3")] {
+//!     let workload = workload(name, address);
+//!     input.add_service_group(&workload);
+//!     input.workloads.insert(workload.id.clone(), workload);
+//! }
+//! input.modes.insert("nv.app".parse().unwrap(), Mode::Protect);
+//! input.rules.push(nv_policy::rule(1, "nv.web", "nv.app", "tcp/8080", Action::Allow).unwrap());
+//!
+//! let compiled = compile(&input, &"n1".parse().unwrap(), Revision(1)).unwrap();
+//! let tables = Tables::new(&compiled.image);
+//! let app = "app".parse().unwrap();
+//! let judge = |port| tables.lookup(&app, Direction::Ingress, "10.0.0.2".parse().unwrap(), IpProto::TCP, port, None).unwrap();
+//! assert_eq!(judge(8080).decision().unwrap().verdict, Verdict::Allow);
+//! assert_eq!(judge(9090).decision().unwrap().verdict, Verdict::Deny);
+//! ```
+#![forbid(unsafe_code)]
+
+mod address;
+mod compile;
+mod criteria;
+mod explain;
+mod flatten;
+mod identity;
+mod input;
+mod learn;
+mod party;
+pub mod reference;
+mod tables;
+mod validate;
+
+pub use address::{AddressSet, InvalidAddress};
+pub use compile::{CompileError, Compiled, Diagnostic, compile};
+pub use criteria::{InvalidCriterion, Selector};
+pub use explain::{Alternative, Explanation, Field, NearMiss, Query, Side, explain};
+pub use input::{PolicyInput, rule};
+pub use learn::{LEARNED_PORTS_MAX, Observation, RuleChange, learn};
+pub use party::{Book, Party};
+pub use tables::{Judgement, Tables};
+pub use validate::{InvalidGroup, InvalidRule, validate_group, validate_rule};

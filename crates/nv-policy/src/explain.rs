@@ -1,0 +1,313 @@
+//! Why: the rule that decided, and those that nearly did.
+
+use std::fmt::Write as _;
+
+use nv_types::{Application, Decision, GroupName, IpProto, Mode, Reason, Rule, RuleId, Verdict};
+
+use crate::input::PolicyInput;
+use crate::party::Party;
+use crate::reference::evaluate;
+
+/// Most near misses that are listed.
+const MAX_NEAR: usize = 20;
+
+/// A flow to explain.
+#[derive(Clone, Debug)]
+pub struct Query {
+    /// Who opens it, with a label for people.
+    pub client: (String, Party),
+    /// Who is asked, with a label for people.
+    pub server: (String, Party),
+    /// Protocol.
+    pub proto: IpProto,
+    /// Server port; 0 for protocols without.
+    pub port: u16,
+    /// Application; `None` when it is not known: the verdict is then that of an unknown application, and
+    /// [`Explanation::alternatives`] says for which applications it differs.
+    pub app: Option<Application>,
+}
+
+/// Why something was decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// The verdict, its reason and its rule.
+    pub decision: Decision,
+    /// The mode that counted; `None`: neither end is managed.
+    pub mode: Option<Mode>,
+    /// The rule, if one decided.
+    pub rule: Option<Rule>,
+    /// The client.
+    pub client: Side,
+    /// The server.
+    pub server: Side,
+    /// Applications for which the decision would be another; only when none was asked for.
+    pub alternatives: Vec<Alternative>,
+    /// Earlier rules that one field kept from matching, in order.
+    pub near_misses: Vec<NearMiss>,
+    /// All of it in plain words.
+    pub text: String,
+}
+
+/// One end, explained.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Side {
+    /// As it was asked for.
+    pub label: String,
+    /// Its groups.
+    pub groups: Vec<GroupName>,
+    /// Its own mode.
+    pub mode: Option<Mode>,
+}
+
+/// What another application would get.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alternative {
+    /// Applications.
+    pub applications: Vec<Application>,
+    /// Their decision.
+    pub decision: Decision,
+}
+
+/// A rule that nearly matched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NearMiss {
+    /// The rule.
+    pub rule: Rule,
+    /// The one field that did not match.
+    pub field: Field,
+}
+
+/// What kept a rule from matching.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// The client is not in its from group.
+    From,
+    /// The server is not in its to group.
+    To,
+    /// Another port or protocol.
+    Ports,
+    /// Another application, or one that is not known.
+    Applications,
+    /// It is disabled.
+    Disabled,
+}
+
+impl Field {
+    /// Name as a rule has it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::From => "from",
+            Self::To => "to",
+            Self::Ports => "ports",
+            Self::Applications => "applications",
+            Self::Disabled => "disable",
+        }
+    }
+}
+
+/// Explains a flow. The decision is [`evaluate`]'s.
+#[must_use]
+pub fn explain(input: &PolicyInput, query: &Query) -> Explanation {
+    let (client, server) = (&query.client.1, &query.server.1);
+    let app = query.app.unwrap_or(Application::UNKNOWN);
+    let at = (query.proto, query.port);
+    let (decision, mode) = evaluate(input, client, server, at, app);
+    let rule = (decision.reason == Reason::Rule)
+        .then(|| input.rules.iter().find(|rule| rule.id == decision.rule).cloned())
+        .flatten();
+    let mut explanation = Explanation {
+        decision,
+        mode,
+        rule,
+        client: side(&query.client),
+        server: side(&query.server),
+        alternatives: if query.app.is_none() {
+            alternatives(input, query, decision)
+        } else {
+            Vec::new()
+        },
+        near_misses: near_misses(input, query, decision, app),
+        text: String::new(),
+    };
+    explanation.text = words(query, &explanation);
+    explanation
+}
+
+fn side((label, party): &(String, Party)) -> Side {
+    Side {
+        label: label.clone(),
+        groups: party.groups.iter().cloned().collect(),
+        mode: party.mode,
+    }
+}
+
+fn alternatives(input: &PolicyInput, query: &Query, unknown: Decision) -> Vec<Alternative> {
+    let mut found: Vec<Alternative> = Vec::new();
+    for app in Application::all() {
+        let (decision, _) = evaluate(
+            input,
+            &query.client.1,
+            &query.server.1,
+            (query.proto, query.port),
+            app,
+        );
+        if decision == unknown {
+            continue;
+        }
+        match found
+            .iter_mut()
+            .find(|alternative| alternative.decision == decision)
+        {
+            Some(alternative) => alternative.applications.push(app),
+            None => found.push(Alternative {
+                applications: vec![app],
+                decision,
+            }),
+        }
+    }
+    found
+}
+
+/// Rules before the one that decided that failed in one field only.
+fn near_misses(input: &PolicyInput, query: &Query, decision: Decision, app: Application) -> Vec<NearMiss> {
+    if !matches!(
+        decision.reason,
+        Reason::Rule | Reason::Default | Reason::NotPoliced
+    ) {
+        return Vec::new();
+    }
+    let icmp_policy = input.settings.icmp_policy;
+    input
+        .ordered_rules()
+        .take_while(|rule| decision.rule == RuleId::IMPLICIT || rule.id != decision.rule)
+        .filter_map(|rule| {
+            let failed = [
+                (rule.disable, Field::Disabled),
+                (!query.client.1.groups.contains(&rule.from), Field::From),
+                (!query.server.1.groups.contains(&rule.to), Field::To),
+                (
+                    !rule.ports.matches(query.proto, query.port, icmp_policy),
+                    Field::Ports,
+                ),
+                (
+                    !rule.applications.is_empty() && !rule.applications.contains(&app),
+                    Field::Applications,
+                ),
+            ];
+            let mut failed = failed
+                .into_iter()
+                .filter(|(failed, _)| *failed)
+                .map(|(_, field)| field);
+            match (failed.next(), failed.next()) {
+                (Some(field), None) => Some(NearMiss {
+                    rule: rule.clone(),
+                    field,
+                }),
+                _ => None,
+            }
+        })
+        .take(MAX_NEAR)
+        .collect()
+}
+
+fn words(query: &Query, explanation: &Explanation) -> String {
+    let mut text = String::new();
+    let what = match query.app {
+        Some(app) => format!("{} ({app})", port_words(query)),
+        None => port_words(query),
+    };
+    let verdict = match explanation.decision.verdict {
+        Verdict::Allow => "ALLOW",
+        Verdict::Alert => "ALERT (it passes, a violation is reported)",
+        Verdict::Deny => "DENY",
+    };
+    let _ = writeln!(
+        text,
+        "{} -> {} {what}: {verdict}",
+        explanation.client.label, explanation.server.label
+    );
+    let _ = writeln!(text, "  because {}", because(explanation));
+    for (end, side) in [("from", &explanation.client), ("to  ", &explanation.server)] {
+        let groups: Vec<_> = side.groups.iter().map(GroupName::as_str).collect();
+        let mode = side.mode.map_or("not managed", Mode::name);
+        let _ = writeln!(text, "  {end}  {}: {mode}, in {}", side.label, groups.join(", "));
+    }
+    for alternative in &explanation.alternatives {
+        let apps: Vec<_> = alternative.applications.iter().map(|app| app.name()).collect();
+        let shown = if apps.len() > 8 {
+            "any known application".to_owned()
+        } else {
+            apps.join(", ")
+        };
+        let _ = writeln!(
+            text,
+            "  as {shown} it would be: {}",
+            decision_words(alternative.decision)
+        );
+    }
+    for near in &explanation.near_misses {
+        let _ = writeln!(
+            text,
+            "  near miss: {}; all but '{}' match",
+            rule_words(&near.rule),
+            near.field.name()
+        );
+    }
+    text
+}
+
+fn port_words(query: &Query) -> String {
+    if query.proto.has_ports() {
+        format!("{}/{}", query.proto, query.port)
+    } else {
+        query.proto.for_policy().to_string()
+    }
+}
+
+fn decision_words(decision: Decision) -> String {
+    match decision.reason {
+        Reason::Rule => format!("{} by rule {}", decision.verdict, decision.rule),
+        reason => format!("{} ({reason})", decision.verdict),
+    }
+}
+
+fn because(explanation: &Explanation) -> String {
+    let mode = explanation.mode.map_or("no mode", Mode::name);
+    match (&explanation.rule, explanation.decision.reason) {
+        (Some(rule), _) => match explanation.decision.verdict {
+            Verdict::Alert => format!("{} denies it, and the mode {mode} only reports", rule_words(rule)),
+            Verdict::Allow | Verdict::Deny => rule_words(rule),
+        },
+        (None, Reason::SameWorkload) => "both ends are the same workload".to_owned(),
+        (None, Reason::Unmanaged) => "neither end is managed".to_owned(),
+        (None, Reason::NotPoliced) => {
+            "ICMP is not policed (setting icmp_policy is off) and no rule speaks of it".to_owned()
+        }
+        (None, _) => match explanation.decision.verdict {
+            Verdict::Allow => format!("no rule matches, and the mode {mode} lets it pass and learns from it"),
+            Verdict::Alert => format!("no rule matches, and the mode {mode} lets it pass and reports it"),
+            Verdict::Deny => {
+                format!("no rule matches, and the mode {mode} lets only what a rule allows pass")
+            }
+        },
+    }
+}
+
+fn rule_words(rule: &Rule) -> String {
+    let apps: Vec<_> = rule.applications.iter().map(|app| app.name()).collect();
+    let apps = if apps.is_empty() {
+        String::new()
+    } else {
+        format!(" as {}", apps.join(","))
+    };
+    format!(
+        "rule {} ({}): {} {} -> {} {}{apps}",
+        rule.id,
+        rule.tier().cfg_type(),
+        rule.action,
+        rule.from,
+        rule.to,
+        rule.ports
+    )
+}

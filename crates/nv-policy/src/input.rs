@@ -1,0 +1,152 @@
+//! What a policy is made of.
+
+use std::collections::BTreeMap;
+
+use nv_types::{
+    Action, Criterion, CriterionOp, Group, GroupKind, GroupName, InvalidPorts, Mode, Node, NodeId,
+    PolicySettings, Rule, RuleId, Tier, Workload, WorkloadId,
+};
+
+/// Everything that decides what becomes of a flow. Keep it up to date from a store and compile it when it changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicyInput {
+    /// Switches.
+    pub settings: PolicySettings,
+    /// Groups by name; the reserved ones need not be in it.
+    pub groups: BTreeMap<GroupName, Group>,
+    /// Rules in list order; tiers are sorted out by [`PolicyInput::ordered_rules`].
+    pub rules: Vec<Rule>,
+    /// Modes of services (and of `nodes`). A service that is not in it has `settings.new_service_mode`.
+    pub modes: BTreeMap<GroupName, Mode>,
+    /// Workloads of every node.
+    pub workloads: BTreeMap<WorkloadId, Workload>,
+    /// Nodes.
+    pub nodes: BTreeMap<NodeId, Node>,
+}
+
+impl PolicyInput {
+    /// Rules in the order in which they are tried: federal, ground, user, learned, each in list order; disabled ones
+    /// included.
+    pub fn ordered_rules(&self) -> impl Iterator<Item = &Rule> {
+        [Tier::Federal, Tier::Ground, Tier::User, Tier::Learned]
+            .into_iter()
+            .flat_map(|tier| self.rules.iter().filter(move |rule| rule.tier() == tier))
+    }
+
+    /// The mode of the service that a workload belongs to; `None` when the workload is not managed.
+    #[must_use]
+    pub fn mode_of(&self, workload: &Workload) -> Option<Mode> {
+        let group = workload.service_group()?;
+        Some(
+            self.modes
+                .get(&group)
+                .copied()
+                .unwrap_or(self.settings.new_service_mode),
+        )
+    }
+
+    /// Makes the learned group of a workload's service, if it is not there. Gives its name when it was made.
+    pub fn add_service_group(&mut self, workload: &Workload) -> Option<GroupName> {
+        let group = service_group(workload)?;
+        if self.groups.contains_key(&group.name) {
+            return None;
+        }
+        let name = group.name.clone();
+        self.groups.insert(name.clone(), group);
+        Some(name)
+    }
+}
+
+/// The learned group of a workload's service.
+pub(crate) fn service_group(workload: &Workload) -> Option<Group> {
+    let equal = |key: &str, value: &str| Criterion {
+        key: key.into(),
+        value: value.into(),
+        op: CriterionOp::Equal,
+    };
+    Some(Group {
+        name: workload.service_group()?,
+        kind: GroupKind::Container,
+        origin: Some(Tier::Learned),
+        comment: String::new(),
+        domain: workload.domain.clone(),
+        criteria: vec![
+            equal("service", &workload.service),
+            equal("domain", &workload.domain),
+        ],
+    })
+}
+
+/// A rule from its texts, for tests, examples and tools.
+///
+/// # Errors
+/// [`InvalidPorts`] for the ports; a name that cannot be a group's is reported the same way.
+pub fn rule(id: u32, from: &str, to: &str, ports: &str, action: Action) -> Result<Rule, InvalidPorts> {
+    let group = |name: &str| {
+        GroupName::try_new(name).map_err(|error| InvalidPorts {
+            item: name.to_owned(),
+            problem: error.problem,
+        })
+    };
+    Ok(Rule {
+        id: RuleId(id),
+        comment: String::new(),
+        from: group(from)?,
+        to: group(to)?,
+        ports: ports.parse()?,
+        applications: Vec::new(),
+        action,
+        disable: false,
+        created: nv_types::Timestamp(0),
+        modified: nv_types::Timestamp(0),
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use nv_types::{Interface, Timestamp, WorkloadState};
+
+    /// A workload that runs, with one address; the service has the workload's name.
+    pub(crate) fn workload(id: &str, node: &str, address: &str) -> Workload {
+        Workload {
+            id: id.parse().unwrap(),
+            name: id.into(),
+            node: node.parse().unwrap(),
+            runtime: "test".into(),
+            service: id.into(),
+            domain: String::new(),
+            image: format!("{id}:1"),
+            labels: BTreeMap::new(),
+            namespace_labels: BTreeMap::new(),
+            interfaces: vec![Interface {
+                name: "eth0".into(),
+                index: 2,
+                mac: None,
+                host_index: Some(7),
+                host_name: None,
+                addresses: vec![(address.parse().unwrap(), 24)],
+            }],
+            published: Vec::new(),
+            netns: 0,
+            pid: 0,
+            host_network: false,
+            privileged: false,
+            state: WorkloadState::Running,
+            created: Timestamp(0),
+            started: Timestamp(0),
+        }
+    }
+
+    #[test]
+    fn tiers_come_in_order_and_keep_their_own() {
+        let mut input = PolicyInput::default();
+        for id in [10_002, 3, 110_001, 1, 100_000, 10_001] {
+            input
+                .rules
+                .push(rule(id, "containers", "containers", "any", Action::Allow).unwrap());
+        }
+        let order: Vec<_> = input.ordered_rules().map(|rule| rule.id.0).collect();
+        assert_eq!(order, [100_000, 110_001, 3, 1, 10_002, 10_001]);
+    }
+}
