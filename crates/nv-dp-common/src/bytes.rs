@@ -3,7 +3,7 @@
 
 use crate::layout::{
     AddressData, AddressValue, ChainLink, ChainValue, EndpointValue, EventValue, FlowData, FlowKeyValue,
-    LocalView, OwnKey, PairKey, PortData, PortRangeValue, Switches,
+    LocalView, OwnKey, PairKey, PortData, Switches,
 };
 
 /// Something with a fixed place in a layout. Numbers are native-endian, as the kernel programs write them.
@@ -98,11 +98,7 @@ layout! {
     LocalView { identity: u32, state: u8, mode: u8, pad: [u8; 2] }
     EndpointValue { views: [LocalView; 2], index: u32, mac: [u8; 6], flags: u8, pad: u8 }
     OwnKey { addr: [u8; 16], ifindex: u32 }
-    PortRangeValue { first: u16, last: u16, proto: u8, pad: [u8; 3] }
-    Switches {
-        revision: u64, unknown: u8, ranges: u8, valid: u8, pad: [u8; 5],
-        failsafe: [PortRangeValue; crate::layout::MAX_FAILSAFE],
-    }
+    Switches { revision: u64, unknown: u8, valid: u8, pad: [u8; 6] }
     FlowKeyValue {
         local: [u8; 16], peer: [u8; 16], ifindex: u32, local_port: u16, peer_port: u16, proto: u8, pad: [u8; 3],
     }

@@ -26,6 +26,13 @@ pub type Addr = [u8; 16];
 /// Bit of a table or decision number that names the slot.
 pub const SLOT_BIT: u32 = 1 << 31;
 
+/// The bit that a slot's numbers carry.
+#[inline(always)]
+#[must_use]
+pub const fn slot_bit(slot: u32) -> u32 {
+    if slot == 0 { 0 } else { SLOT_BIT }
+}
+
 /// Application byte of a flow whose application is not known yet.
 pub const APP_PENDING: u8 = 0xff;
 
@@ -219,22 +226,8 @@ pub struct OwnKey {
     pub ifindex: u32,
 }
 
-/// A range of fail-safe ports.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PortRangeValue {
-    /// First port.
-    pub first: u16,
-    /// Last port.
-    pub last: u16,
-    /// Protocol for policy; 0 for any.
-    pub proto: u8,
-    /// Zero.
-    pub pad: [u8; 3],
-}
-
-/// Fail-safe ranges at most.
-pub const MAX_FAILSAFE: usize = 16;
+/// Port table (before the slot's bit) whose entries are the node's fail-safe ports; no image may use it.
+pub const FAILSAFE_TABLE: u32 = SLOT_BIT - 1;
 
 /// Switches of a slot that are not part of its tables.
 #[repr(C)]
@@ -244,31 +237,10 @@ pub struct Switches {
     pub revision: u64,
     /// [`Verdict`] for endpoints whose workload is not known.
     pub unknown: u8,
-    /// Ranges in use.
-    pub ranges: u8,
     /// 1 once an image has been put in this slot.
     pub valid: u8,
     /// Zero.
-    pub pad: [u8; 5],
-    /// Fail-safe ports.
-    pub failsafe: [PortRangeValue; MAX_FAILSAFE],
-}
-
-impl Switches {
-    /// Whether this server port of the node stays open.
-    #[inline(always)]
-    #[must_use]
-    pub fn is_failsafe(&self, proto: u8, port: u16) -> bool {
-        let used = self.ranges as usize;
-        let mut found = false;
-        for (i, range) in self.failsafe.iter().enumerate() {
-            let meant = range.proto == 0 || range.proto == proto;
-            if i < used && meant && range.first <= port && port <= range.last {
-                found = true;
-            }
-        }
-        found
-    }
+    pub pad: [u8; 6],
 }
 
 /// A flow as one endpoint sees it: both directions of it have the same key.
@@ -532,7 +504,7 @@ const _: () = {
     assert!(size_of::<ChainValue>() == 136);
     assert!(size_of::<EndpointValue>() == 28);
     assert!(size_of::<OwnKey>() == 20);
-    assert!(size_of::<Switches>() == 144);
+    assert!(size_of::<Switches>() == 16);
     assert!(size_of::<FlowKeyValue>() == 44);
     assert!(size_of::<FlowData>() == 72);
     assert!(size_of::<FlowCell>() == size_of::<FlowData>());

@@ -22,10 +22,14 @@
 #![forbid(unsafe_code)]
 
 pub mod app;
+mod flow;
+mod guard;
 pub mod layout;
 mod packet;
 pub mod parse;
 mod pipeline;
+mod policy;
+mod ruling;
 mod tables;
 
 #[cfg(feature = "user")]

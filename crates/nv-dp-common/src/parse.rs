@@ -24,19 +24,36 @@ pub const ACK: u8 = 0x10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// Contradicts itself, is cut, or is of a kind that policy cannot judge.
-    Malformed,
+    Malformed = 0,
     /// Link control between neighbours (spanning tree, LLDP): never forwarded, not policed.
-    LinkControl,
+    LinkControl = 1,
     /// ARP; its body is at `l4`.
-    Arp,
+    Arp = 2,
     /// Belongs to a flow: `key` is complete.
-    Flow,
+    Flow = 3,
     /// A later fragment: `key` has no ports, `fragment` says where it belongs.
-    LaterFragment,
+    LaterFragment = 4,
     /// An ICMP error; the packet that it quotes is at `payload`.
-    IcmpError,
+    IcmpError = 5,
     /// IPv6 neighbour discovery (RFC 4861), its body is at `l4`, its type is `icmp_type`.
-    Neighbour,
+    Neighbour = 6,
+}
+
+impl Class {
+    /// The class with this number; one that is none is [`Class::Malformed`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_u32(number: u32) -> Self {
+        match number {
+            1 => Self::LinkControl,
+            2 => Self::Arp,
+            3 => Self::Flow,
+            4 => Self::LaterFragment,
+            5 => Self::IcmpError,
+            6 => Self::Neighbour,
+            _ => Self::Malformed,
+        }
+    }
 }
 
 /// What was read of a frame.
@@ -136,7 +153,7 @@ const fn mapped(a: u8, b: u8, c: u8, d: u8) -> [u8; 16] {
 }
 
 /// Reads a frame that goes in `direction`, seen from the workload.
-#[inline(always)]
+#[inline(never)] // a frame of its own on the kernel's small stack
 pub fn parse<P: Packet>(packet: &P, direction: Direction, headers: &mut Headers) -> Class {
     let Some(eth) = packet.load::<14>(0) else {
         return Class::Malformed;
@@ -424,44 +441,38 @@ fn read_quoted<P: Packet>(
 ) -> Option<()> {
     let at = headers.payload;
     *key = headers.key;
-    let (source, destination, start, room) = if headers.key.proto == IpProto::ICMPV6.0 {
-        let ip = packet.load::<40>(at)?;
-        if ip[0] >> 4 != 6 {
+    let (source, destination) = match direction {
+        // The quoted packet went against the error: from the workload if the error comes to it.
+        Direction::Ingress => (&mut key.local, &mut key.peer),
+        Direction::Egress => (&mut key.peer, &mut key.local),
+    };
+    let (proto, size) = if headers.key.proto == IpProto::ICMPV6.0 {
+        let start = packet.load::<8>(at)?;
+        if start[0] >> 4 != 6 {
             return None;
         }
-        let mut source = [0; 16];
-        let mut destination = [0; 16];
-        source.copy_from_slice(&ip[8..24]);
-        destination.copy_from_slice(&ip[24..40]);
-        key.proto = ip[6];
-        (source, destination, at + 40, headers.payload_len.checked_sub(40)?)
+        *source = packet.load::<16>(at + 8)?;
+        *destination = packet.load::<16>(at + 24)?;
+        (start[6], 40)
     } else {
         let ip = packet.load::<20>(at)?;
-        let header = u32::from(ip[0] & 0x0f) * 4;
-        if ip[0] >> 4 != 4 || header < 20 || be16(ip[6], ip[7]) & 0x1fff != 0 {
+        let size = u32::from(ip[0] & 0x0f) * 4;
+        if ip[0] >> 4 != 4 || size < 20 || be16(ip[6], ip[7]) & 0x1fff != 0 {
             return None;
         }
-        key.proto = ip[9];
-        let source = mapped(ip[12], ip[13], ip[14], ip[15]);
-        let destination = mapped(ip[16], ip[17], ip[18], ip[19]);
-        (
-            source,
-            destination,
-            at + header,
-            headers.payload_len.checked_sub(header)?,
-        )
+        *source = mapped(ip[12], ip[13], ip[14], ip[15]);
+        *destination = mapped(ip[16], ip[17], ip[18], ip[19]);
+        (ip[9], size)
     };
+    key.proto = proto;
+    let start = at + size;
+    let room = headers.payload_len.checked_sub(size)?;
     if room < 8 {
         return None;
     }
     let bytes = packet.load::<8>(start)?;
     let (from, to) = (be16(bytes[0], bytes[1]), be16(bytes[2], bytes[3]));
     (key.local_port, key.peer_port) = (0, 0);
-    // The quoted packet went against the error: towards the workload if the error leaves it.
-    (key.local, key.peer) = match direction {
-        Direction::Ingress => (source, destination),
-        Direction::Egress => (destination, source),
-    };
     match IpProto(key.proto) {
         IpProto::TCP | IpProto::UDP | IpProto::SCTP => {
             (key.local_port, key.peer_port) = match direction {

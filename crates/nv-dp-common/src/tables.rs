@@ -2,7 +2,7 @@
 
 use core::cell::Cell;
 
-use nv_types::{Decision, Direction};
+use nv_types::Direction;
 
 use crate::layout::{
     AddressValue, ChainValue, CounterCell, EndpointValue, FlowCell, FlowData, FlowKeyValue, FragmentKey,
@@ -13,6 +13,14 @@ use crate::layout::{
 ///
 /// Lookups of policy take the slot that the packet found in force when it came.
 pub trait Tables {
+    /// The number itself. The kernel's tables send it through memory, so that neither compiler nor verifier knows where it
+    /// came from: paths that led here are then one.
+    #[inline(always)]
+    #[must_use]
+    fn opaque(&self, number: u32) -> u32 {
+        number
+    }
+
     /// Epoch in force; its lowest bit is the slot.
     fn epoch(&self) -> u32;
     /// Switches of a slot.
@@ -43,6 +51,6 @@ pub trait Tables {
     fn insert_fragment(&self, key: &FragmentKey, value: &FragmentValue);
     /// A flow began (0), changed (1) or ended (2).
     fn flow_event(&self, state: u8, key: &FlowKeyValue, flow: &FlowData, now_ns: u64);
-    /// A packet that belongs to no flow is reported.
-    fn packet_event(&self, ifindex: u32, direction: Direction, decision: Decision, now_ns: u64);
+    /// A packet that belongs to no flow is reported; verdict and reason as numbers.
+    fn packet_event(&self, ifindex: u32, direction: Direction, verdict: u8, reason: u8, now_ns: u64);
 }

@@ -14,9 +14,13 @@
 
 mod convert;
 mod datapath;
+#[cfg(feature = "ebpf")]
+mod ebpf;
 mod slot;
 mod software;
 
 pub use datapath::*;
+#[cfg(feature = "ebpf")]
+pub use ebpf::{EbpfConfig, EbpfDatapath, HookChoice};
 pub use slot::Capacity;
 pub use software::{SoftwareConfig, SoftwareDatapath};

@@ -4,12 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use nv_dp_common::layout::{
-    Addr, AddressValue, ChainLink, ChainValue, LocalView, MAX_FAILSAFE, PairKey, PortData, PortRangeValue,
-    SLOT_BIT, Switches,
+    Addr, AddressValue, ChainLink, ChainValue, FAILSAFE_TABLE, LocalView, PairKey, PortData, Switches,
+    slot_bit,
 };
-use nv_types::{
-    Chain, Direction, Identity, IpPrefix, IpProto, PolicyImage, PortRange, PortSpec, WorkloadId, v4_mapped,
-};
+use nv_types::{Chain, Direction, Identity, IpPrefix, IpProto, PolicyImage, PortSpec, WorkloadId, v4_mapped};
 
 use crate::{DatapathConfig, DatapathError};
 
@@ -64,7 +62,7 @@ impl SlotTables {
         check(image)?;
         let bit = slot_bit(slot);
         let mut tables = Self {
-            switches: switches(image, config)?,
+            switches: switches(image, config),
             ..Self::default()
         };
         for entry in &image.addresses {
@@ -95,6 +93,15 @@ impl SlotTables {
                 .ports
                 .insert((port.prefix_len, data), port.decision.0 | bit);
         }
+        for (len, proto, port) in config.failsafe_ports.iter().flat_map(|spec| prefixes(*spec)) {
+            let data = PortData {
+                table: FAILSAFE_TABLE | bit,
+                proto,
+                port: port.to_be_bytes(),
+                pad: 0,
+            };
+            tables.ports.insert((len, data), bit);
+        }
         for (id, chain) in (0_u32..).zip(&image.decisions) {
             tables.chains.insert(id | bit, chain_value(chain));
         }
@@ -109,6 +116,11 @@ impl SlotTables {
         }
         tables.fits(capacity)?;
         Ok(tables)
+    }
+
+    /// Brings the lengths in line with the addresses.
+    pub(crate) fn index_lengths(&mut self) {
+        self.lengths = self.addresses.keys().map(|(len, _)| *len).collect();
     }
 
     /// Longest prefix that holds the address.
@@ -189,11 +201,6 @@ impl SlotTables {
     }
 }
 
-/// The bit that a slot's numbers carry.
-pub(crate) const fn slot_bit(slot: u32) -> u32 {
-    if slot == 0 { 0 } else { SLOT_BIT }
-}
-
 /// A pair's key in a slot.
 pub(crate) fn pair_key(local: Identity, direction: Direction, peer: Identity, slot: u32) -> PairKey {
     PairKey {
@@ -229,36 +236,41 @@ fn chain_value(chain: &Chain) -> ChainValue {
     value
 }
 
-fn switches(image: &PolicyImage, config: &DatapathConfig) -> Result<Switches, DatapathError> {
-    let ranges = &config.failsafe_ports;
-    if ranges.len() > MAX_FAILSAFE {
-        return Err(DatapathError::TooLarge {
-            table: "failsafe_ports",
-            needed: ranges.len(),
-            capacity: MAX_FAILSAFE,
-        });
-    }
-    let mut switches = Switches {
+fn switches(image: &PolicyImage, config: &DatapathConfig) -> Switches {
+    Switches {
         revision: image.revision.0,
         unknown: config.unknown as u8,
         valid: 1,
-        ..Switches::default()
-    };
-    for (place, spec) in switches.failsafe.iter_mut().zip(ranges) {
-        let (proto, range) = match *spec {
-            PortSpec::Any => (0, PortRange::ALL),
-            PortSpec::Icmp => (IpProto::ICMP.0, PortRange::ALL),
-            PortSpec::Ports(proto, range) => (proto.0, range),
-        };
-        *place = PortRangeValue {
-            first: range.first,
-            last: range.last,
-            proto,
-            pad: [0; 3],
-        };
-        switches.ranges += 1;
+        pad: [0; 6],
     }
-    Ok(switches)
+}
+
+/// (prefix length in protocol and port, protocol, port) of everything that an item of a port list means.
+fn prefixes(spec: PortSpec) -> Vec<(u8, u8, u16)> {
+    match spec {
+        PortSpec::Any => vec![(0, 0, 0)],
+        PortSpec::Icmp => vec![(8, IpProto::ICMP.0, 0)],
+        PortSpec::Ports(proto, range) => {
+            let (mut first, last) = (u32::from(range.first), u32::from(range.last));
+            let mut found = Vec::new();
+            while first <= last {
+                // The largest block that starts here and does not pass the end.
+                let aligned = if first == 0 {
+                    16
+                } else {
+                    first.trailing_zeros().min(16)
+                };
+                let bits = (0..=aligned)
+                    .rev()
+                    .find(|bits| first + (1 << bits) - 1 <= last)
+                    .unwrap_or(0);
+                let len = u8::try_from(24 - bits).unwrap_or(24);
+                found.push((len, proto.0, u16::try_from(first).unwrap_or(u16::MAX)));
+                first += 1 << bits;
+            }
+            found
+        }
+    }
 }
 
 /// The rules of an image that a lookup relies on.
@@ -277,7 +289,7 @@ fn check(image: &PolicyImage) -> Result<(), DatapathError> {
         .collect();
     for port in &image.ports {
         let known = usize::try_from(port.decision.0).is_ok_and(|id| id < image.decisions.len());
-        let shaped = matches!(port.prefix_len, 0 | 8..=24) && port.table.0 & SLOT_BIT == 0;
+        let shaped = matches!(port.prefix_len, 0 | 8..=24) && port.table.0 < FAILSAFE_TABLE;
         if !known || !shaped {
             return invalid(format!(
                 "port entry {port:?} has no chain or a prefix length that is none"
@@ -315,4 +327,22 @@ fn check(image: &PolicyImage) -> Result<(), DatapathError> {
         return invalid(format!("address {} has bits below its prefix", entry.prefix));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_cut_into_the_prefixes_that_hold_it() {
+        let tcp = |first, last| prefixes(PortSpec::Ports(IpProto::TCP, nv_types::PortRange { first, last }));
+        assert_eq!(tcp(22, 22), [(24, 6, 22)]);
+        assert_eq!(tcp(0, u16::MAX), [(8, 6, 0)]);
+        assert_eq!(tcp(1, 4), [(24, 6, 1), (23, 6, 2), (24, 6, 4)]);
+        for (first, last) in [(7, 1000), (0, 65_534), (65_535, 65_535)] {
+            let blocks = tcp(first, last);
+            let size: u32 = blocks.iter().map(|(len, _, _)| 1 << (24 - len)).sum();
+            assert_eq!(size, u32::from(last) - u32::from(first) + 1);
+        }
+    }
 }

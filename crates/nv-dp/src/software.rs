@@ -8,7 +8,7 @@ use nv_dp_common::layout::{
     FlowData, FlowKeyValue, FragmentKey, FragmentValue, OwnKey, PairKey, Switches,
 };
 use nv_dp_common::{Passage, Scratch, SlicePacket, Tables, run, timeout::idle_ns};
-use nv_types::{Decision, Direction, FlowState, IpProto, PolicyImage, Revision, Verdict};
+use nv_types::{Direction, FlowState, IpProto, PolicyImage, Revision, Verdict};
 
 use crate::slot::{Capacity, SlotTables};
 use crate::{
@@ -166,11 +166,10 @@ impl Tables for Memory {
         });
     }
 
-    fn packet_event(&self, ifindex: u32, direction: Direction, decision: Decision, now_ns: u64) {
+    fn packet_event(&self, ifindex: u32, direction: Direction, verdict: u8, reason: u8, now_ns: u64) {
         let flow = FlowData {
-            verdict: decision.verdict as u8,
-            reason: decision.reason as u8,
-            rule: decision.rule.0,
+            verdict,
+            reason,
             ..FlowData::ZERO
         };
         let key = FlowKeyValue {

@@ -64,12 +64,21 @@ impl Payload {
 
 /// The application that this payload shows, if it shows one. `packet` and `offset` give bytes beyond the window.
 #[inline(always)]
-pub fn identify<P: Packet>(
-    proto: IpProto,
-    payload: &Payload,
-    packet: &P,
-    offset: u32,
-) -> Option<Application> {
+pub fn identify<P: Packet>(proto: IpProto, payload: &Payload, packet: &P, offset: u32) -> Option<Application> {
+    match recognize(proto.0, payload, packet, offset) {
+        0 => None,
+        index => Application::from_index(index),
+    }
+}
+
+/// Index of the application, 0 for none: a kernel function returns one register.
+#[inline(never)] // a frame of its own on the kernel's small stack
+fn recognize<P: Packet>(proto: u8, payload: &Payload, packet: &P, offset: u32) -> u8 {
+    first_match(IpProto(proto), payload, packet, offset).map_or(0, Application::index)
+}
+
+#[inline(always)]
+fn first_match<P: Packet>(proto: IpProto, payload: &Payload, packet: &P, offset: u32) -> Option<Application> {
     match proto {
         IpProto::TCP => identify_tcp(payload),
         IpProto::UDP => {

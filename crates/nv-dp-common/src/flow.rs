@@ -1,0 +1,303 @@
+//! Connections: what a packet finds of its flow, what it makes of it, what it leaves.
+
+use nv_types::{Application, Direction, IpProto, Reason, Verdict};
+
+use crate::app::{Payload, identify};
+use crate::guard::{is_own, remember_fragment};
+use crate::layout::{APP_PENDING, FlowCell, FlowData, PAYLOAD_BUDGET, direction_of};
+use crate::packet::{Packet, WINDOW};
+use crate::parse::{ACK, FIN, Headers, RST, SYN};
+use crate::pipeline::{Scope, Scratch};
+use crate::policy::decide;
+use crate::ruling::Ruling;
+use crate::tables::Tables;
+
+/// First port of the range that clients take by default on Linux (`ip_local_port_range`).
+const EPHEMERAL: u16 = 32_768;
+
+const FLOW_NEW: u8 = 0;
+const FLOW_CHANGED: u8 = 1;
+const FLOW_ENDED: u8 = 2;
+
+/// The side that opened the flow that this packet begins, or picks up.
+#[inline(always)]
+const fn opener(direction: Direction, headers: &Headers) -> Direction {
+    let sender_is_server = if headers.key.proto != IpProto::TCP.0 {
+        false
+    } else if headers.tcp_flags & SYN != 0 {
+        headers.tcp_flags & ACK != 0
+    } else {
+        let (sender, receiver) = match direction {
+            Direction::Egress => (headers.key.local_port, headers.key.peer_port),
+            Direction::Ingress => (headers.key.peer_port, headers.key.local_port),
+        };
+        sender < EPHEMERAL && receiver >= EPHEMERAL
+    };
+    match (direction, sender_is_server) {
+        (Direction::Egress, false) | (Direction::Ingress, true) => Direction::Egress,
+        (Direction::Egress, true) | (Direction::Ingress, false) => Direction::Ingress,
+    }
+}
+
+/// A bare SYN on a flow that has already been answered begins a new connection on old ports: it must not inherit
+/// the verdict, nor the application, of the one before.
+#[inline(always)]
+fn is_reopened(flow: &FlowCell, headers: &Headers) -> bool {
+    headers.key.proto == IpProto::TCP.0
+        && headers.tcp_flags & (SYN | ACK) == SYN
+        && (flow.tx_flags.get() | flow.rx_flags.get()) & (ACK | FIN | RST) != 0
+}
+
+/// Connection, application, policy.
+#[inline(always)]
+pub(crate) fn follow<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    scope: &Scope<'_>,
+    scratch: &mut Scratch,
+    bytes: u32,
+) -> Ruling {
+    let leaves = matches!(scope.passage.direction, Direction::Egress);
+    if scratch.headers.is_first_fragment() {
+        remember_fragment(tables, scope, scratch);
+    }
+    let Scratch {
+        headers,
+        payload,
+        flow: data,
+        ..
+    } = scratch;
+    let known = match tables.flow(&headers.key) {
+        Some(flow) if !is_reopened(flow, headers) => Some(flow),
+        _ => None,
+    };
+    let own = match known {
+        Some(flow) if flow.epoch.get() == scope.epoch => flow.flags.get() & FlowData::OWN != 0,
+        _ => is_own(tables, scope, &headers.key.local, false),
+    };
+    if leaves && !own {
+        return scope.unjudgeable(Reason::Spoofed).reported();
+    }
+    let opened = match known {
+        Some(flow) => flow.direction.get(),
+        None => opener(scope.passage.direction, headers) as u8,
+    };
+    let opened = direction_of((tables.opaque(u32::from(opened)) & 1) as u8);
+    let mut app = known.map_or(APP_PENDING, |flow| flow.app.get());
+    let mut tries = match known {
+        Some(flow) if leaves => flow.tx_payloads.get(),
+        Some(flow) => flow.rx_payloads.get(),
+        None => 0,
+    };
+    let asked = app == APP_PENDING && headers.payload_len > 0;
+    if asked {
+        let from_client = matches!(
+            (opened, leaves),
+            (Direction::Egress, true) | (Direction::Ingress, false)
+        );
+        (app, tries) = classify(packet, headers, payload, from_client, tries);
+        app = (tables.opaque(u32::from(app)) & 0xff) as u8;
+    }
+    let learned = asked && app != APP_PENDING;
+    let current = match known {
+        Some(flow) if flow.epoch.get() == scope.epoch => {
+            let stored = stored(flow);
+            if learned && stored.is_pending() {
+                None
+            } else {
+                Some(stored)
+            }
+        }
+        _ => None,
+    };
+    let mut ruling = match current {
+        Some(ruling) => ruling,
+        None => decide(tables, scope, &headers.key, opened, app).opaque(|word| tables.opaque(word)),
+    };
+    if ruling.is_pending() {
+        // Payload that nobody could name yet must not pass if an unknown application may not.
+        let hold = ruling.is_held() && headers.payload_len > 0;
+        ruling = ruling.with_verdict(if hold { Verdict::Deny } else { Verdict::Allow });
+    }
+    let update = Update {
+        ruling,
+        opened,
+        app,
+        tries,
+        own,
+        asked,
+        learned,
+    };
+    let Some(flow) = known else {
+        return begin(tables, scope, headers, data, bytes, &update);
+    };
+    if let Some(state) = write_back(tables, scope, headers, bytes, flow, &update) {
+        *data = flow.snapshot();
+        tables.flow_event(state, &headers.key, data, scope.passage.now_ns);
+    }
+    ruling
+}
+
+/// What is to be written of a flow.
+struct Update {
+    ruling: Ruling,
+    opened: Direction,
+    app: u8,
+    tries: u8,
+    own: bool,
+    asked: bool,
+    learned: bool,
+}
+
+/// Application after this payload, and how many payloads of its side remain unidentified.
+#[inline(always)]
+fn classify<P: Packet>(
+    packet: &P,
+    headers: &Headers,
+    payload: &mut Payload,
+    from_client: bool,
+    tries: u8,
+) -> (u8, u8) {
+    *payload = Payload {
+        bytes: [0; WINDOW],
+        len: headers.payload_len,
+        from_client,
+    };
+    // A later fragment starts in the middle of a message: nothing to recognize.
+    if headers.fragment_offset == 0
+        && packet.window(headers.payload, headers.payload_len, &mut payload.bytes)
+        && let Some(app) = identify(IpProto(headers.key.proto), payload, packet, headers.payload)
+    {
+        return (app.index(), tries);
+    }
+    let tries = tries + 1;
+    if tries >= PAYLOAD_BUDGET {
+        (Application::UNKNOWN.index(), tries)
+    } else {
+        (APP_PENDING, tries)
+    }
+}
+
+/// The ruling that a flow carries.
+#[inline(always)]
+const fn stored(flow: &FlowCell) -> Ruling {
+    let held = flow.flags.get() & FlowData::HELD != 0;
+    Ruling::raw(flow.verdict.get(), flow.reason.get(), flow.rule.get(), held)
+}
+
+/// First packet of a flow.
+#[inline(always)]
+fn begin<T: Tables>(
+    tables: &T,
+    scope: &Scope<'_>,
+    headers: &Headers,
+    flow: &mut FlowData,
+    bytes: u32,
+    update: &Update,
+) -> Ruling {
+    let Update {
+        ruling,
+        opened,
+        app,
+        tries,
+        own,
+        ..
+    } = *update;
+    let leaves = matches!(scope.passage.direction, Direction::Egress);
+    let now = scope.passage.now_ns;
+    let ended = headers.tcp_flags & RST != 0;
+    *flow = FlowData {
+        tx_packets: u64::from(leaves),
+        tx_bytes: if leaves { u64::from(bytes) } else { 0 },
+        rx_packets: u64::from(!leaves),
+        rx_bytes: if leaves { 0 } else { u64::from(bytes) },
+        first_ns: now,
+        last_ns: now,
+        epoch: scope.epoch,
+        rule: ruling.rule(),
+        verdict: ruling.verdict(),
+        reason: ruling.reason(),
+        direction: opened as u8,
+        app,
+        tx_payloads: if leaves { tries } else { 0 },
+        rx_payloads: if leaves { 0 } else { tries },
+        tx_flags: if leaves { headers.tcp_flags } else { 0 },
+        rx_flags: if leaves { 0 } else { headers.tcp_flags },
+        flags: flags(ruling.is_held(), own, ended),
+        pad: [0; 7],
+    };
+    if !tables.insert_flow(&headers.key, flow) {
+        let full = if ruling.is_denied() {
+            ruling
+        } else {
+            scope.unjudgeable(Reason::TableFull)
+        };
+        return full.reported();
+    }
+    tables.flow_event(FLOW_NEW, &headers.key, flow, now);
+    ruling.began()
+}
+
+#[inline(always)]
+const fn flags(held: bool, own: bool, ended: bool) -> u8 {
+    (if held { FlowData::HELD } else { 0 })
+        | (if own { FlowData::OWN } else { 0 })
+        | (if ended { FlowData::ENDED } else { 0 })
+}
+
+/// A further packet of a flow; gives the state to report if something changed.
+#[inline(always)]
+fn write_back<T: Tables>(
+    tables: &T,
+    scope: &Scope<'_>,
+    headers: &Headers,
+    bytes: u32,
+    flow: &FlowCell,
+    update: &Update,
+) -> Option<u8> {
+    let ruling = update.ruling;
+    let (packets, octets, seen, payloads) = match scope.passage.direction {
+        Direction::Egress => (
+            &flow.tx_packets,
+            &flow.tx_bytes,
+            &flow.tx_flags,
+            &flow.tx_payloads,
+        ),
+        Direction::Ingress => (
+            &flow.rx_packets,
+            &flow.rx_bytes,
+            &flow.rx_flags,
+            &flow.rx_payloads,
+        ),
+    };
+    tables.add(packets, 1);
+    tables.add(octets, u64::from(bytes));
+    flow.last_ns.set(scope.passage.now_ns);
+    if seen.get() | headers.tcp_flags != seen.get() {
+        seen.set(seen.get() | headers.tcp_flags);
+    }
+    let was_ended = flow.flags.get() & FlowData::ENDED != 0;
+    let ended =
+        was_ended || headers.tcp_flags & RST != 0 || flow.tx_flags.get() & flow.rx_flags.get() & FIN != 0;
+    let judged = flow.verdict.get() != ruling.verdict()
+        || flow.reason.get() != ruling.reason()
+        || flow.rule.get() != ruling.rule();
+    if update.asked {
+        payloads.set(update.tries);
+        flow.app.set(update.app);
+    }
+    if judged || ended != was_ended || flow.epoch.get() != scope.epoch || update.learned {
+        flow.verdict.set(ruling.verdict());
+        flow.reason.set(ruling.reason());
+        flow.rule.set(ruling.rule());
+        flow.flags.set(flags(ruling.is_held(), update.own, ended));
+        flow.epoch.set(scope.epoch);
+    }
+    if ended && !was_ended {
+        Some(FLOW_ENDED)
+    } else if judged || update.learned {
+        Some(FLOW_CHANGED)
+    } else {
+        None
+    }
+}

@@ -1,0 +1,107 @@
+//! Policy: from a flow to its ruling, by the tables of the slot in force.
+
+use nv_types::{Application, ChainStep, Direction, IpProto, Reason, Verdict, walk};
+
+use crate::layout::{
+    AddressValue, ChainValue, FAILSAFE_TABLE, FlowKeyValue, LocalView, OwnKey, PairKey, slot_bit,
+};
+use crate::pipeline::Scope;
+use crate::ruling::Ruling;
+use crate::tables::Tables;
+
+/// What is decided for this flow, as far as its application is known.
+#[inline(always)]
+pub(crate) fn decide<T: Tables>(
+    tables: &T,
+    scope: &Scope<'_>,
+    key: &FlowKeyValue,
+    opened: Direction,
+    app: u8,
+) -> Ruling {
+    Ruling::unpack(packed(tables, scope, key, opened, app))
+}
+
+#[inline(never)] // a frame of its own on the kernel's small stack
+fn packed<T: Tables>(tables: &T, scope: &Scope<'_>, key: &FlowKeyValue, opened: Direction, app: u8) -> u64 {
+    look_up(tables, scope, key, opened, app).pack()
+}
+
+#[inline(always)]
+fn look_up<T: Tables>(
+    tables: &T,
+    scope: &Scope<'_>,
+    key: &FlowKeyValue,
+    opened: Direction,
+    app: u8,
+) -> Ruling {
+    let same = key.local == key.peer
+        || (scope.checks_addresses()
+            && tables.is_own(&OwnKey {
+                addr: key.peer,
+                ifindex: key.ifindex,
+            }));
+    if same {
+        return Ruling::new(Verdict::Allow, Reason::SameWorkload);
+    }
+    let proto = IpProto(key.proto).for_policy().0;
+    let server_port = match (IpProto(key.proto).has_ports(), opened) {
+        (false, _) => 0,
+        (true, Direction::Egress) => key.peer_port,
+        (true, Direction::Ingress) => key.local_port,
+    };
+    let peer = tables.address(scope.slot, &key.peer).unwrap_or(AddressValue {
+        identity: 0,
+        flags: 0,
+    });
+    let towards_node = peer.flags & AddressValue::NODE != 0 && matches!(opened, Direction::Egress);
+    if towards_node
+        && tables
+            .port(FAILSAFE_TABLE | slot_bit(scope.slot), proto, server_port)
+            .is_some()
+    {
+        return Ruling::new(Verdict::Allow, Reason::Failsafe);
+    }
+    let view = scope.view();
+    if view.state == LocalView::UNKNOWN {
+        return Ruling::raw(scope.switches.unknown, Reason::UnknownEndpoint as u8, 0, false);
+    }
+    if view.state == LocalView::NO_POLICY {
+        return Ruling::new(Verdict::Allow, Reason::NoPolicy);
+    }
+    let mut pair = PairKey {
+        local: view.identity,
+        peer: peer.identity,
+        slot: u8::from(scope.slot != 0),
+        direction: opened as u8,
+        pad: [0; 2],
+    };
+    let mut table = tables.pair(&pair);
+    if table.is_none() {
+        pair.peer = 0;
+        table = tables.pair(&pair);
+    }
+    let found = table
+        .and_then(|table| tables.port(table, proto, server_port))
+        .and_then(|decision| tables.chain(decision))
+        .and_then(|chain| step(tables, chain, app));
+    match found {
+        Some(ruling) => ruling,
+        None => scope.unjudgeable(Reason::Malformed),
+    }
+}
+
+/// Walks a chain; `None` if it is broken.
+#[inline(always)]
+fn step<T: Tables>(tables: &T, chain: &ChainValue, app: u8) -> Option<Ruling> {
+    match walk(chain.entries(), Application::from_index(app)) {
+        ChainStep::Decided(decision) => Some(Ruling::of(decision).opaque(|word| tables.opaque(word))),
+        ChainStep::Broken => None,
+        ChainStep::Pending => match walk(chain.entries(), Some(Application::UNKNOWN)) {
+            ChainStep::Decided(unknown) => {
+                let held = matches!(unknown.verdict, Verdict::Deny);
+                Some(Ruling::new(Verdict::Allow, Reason::Pending).holding(held))
+            }
+            ChainStep::Pending | ChainStep::Broken => None,
+        },
+    }
+}

@@ -1,0 +1,61 @@
+//! Kernel programs of nv: two classifiers for the host side of a veth, one a direction.
+//!
+//! They only fetch bytes and look up maps; every decision is made by [`nv_dp_common::run`].
+#![feature(asm_experimental_arch)]
+#![no_std]
+#![no_main]
+
+mod maps;
+mod packet;
+
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use nv_dp_common::{Passage, run};
+use nv_types::{Direction, Verdict};
+
+/// Packets that leave the workload: they come in at the host's end.
+#[classifier]
+pub fn nv_egress(ctx: TcContext) -> i32 {
+    judge(ctx, Direction::Egress)
+}
+
+/// Packets for the workload: they go out at the host's end.
+#[classifier]
+pub fn nv_ingress(ctx: TcContext) -> i32 {
+    judge(ctx, Direction::Ingress)
+}
+
+#[inline(always)]
+fn judge(ctx: TcContext, direction: Direction) -> i32 {
+    // SAFETY: the context is the kernel's `__sk_buff` and lives as long as the program runs.
+    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    // SAFETY: a helper without arguments.
+    let now_ns = unsafe { bpf_ktime_get_coarse_ns() };
+    let passage = Passage {
+        ifindex,
+        direction,
+        now_ns,
+    };
+    // Not found only if the object and its loader disagree; then there is nothing to judge by either.
+    let Some((scratch, tables)) = maps::open() else {
+        return TC_ACT_UNSPEC;
+    };
+    match run(&packet::Skb(&ctx), &tables, scratch, passage) {
+        Verdict::Deny => TC_ACT_SHOT,
+        // Not OK: programs after ours have their say too.
+        Verdict::Allow | Verdict::Alert => TC_ACT_UNSPEC,
+    }
+}
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The kernel asks for a licence that is compatible with its own before it opens all helpers to a program; these
+/// two words mean that this object may be used under the GPL as well.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
