@@ -1,4 +1,20 @@
 //! Key-value store of nv: one trait, a watch that never silently skips, leases, leader election.
+//!
+//! Backends: [`LocalStore`] in memory or on one file (redb, synced on each commit), and [`RemoteStore`] over any transport. A stranger's
+//! backend is one that passes [`conformance`].
+//!
+//! ```
+//! use nv_store::{CommitOutcome, Expect, KvStore, LocalStore, Revision, Txn, WatchEvent};
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+//! let store = LocalStore::memory().unwrap();
+//! let mut watch = store.watch("policy/", Revision(0)).await.unwrap();
+//! assert!(matches!(watch.recv().await, Some(WatchEvent::Resync(_))));
+//! let txn = Txn::new().when("policy/a", Expect::Absent).put("policy/a", "1");
+//! assert!(matches!(store.commit(txn).await.unwrap(), CommitOutcome::Committed(_)));
+//! assert!(matches!(watch.recv().await, Some(WatchEvent::Changes { .. })));
+//! # });
+//! ```
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
@@ -6,13 +22,23 @@ use std::time::Duration;
 use async_trait::async_trait;
 pub use nv_types::Revision;
 
+mod check;
+pub mod conformance;
+mod disk;
+pub mod election;
+mod engine;
 mod error;
+mod local;
+pub mod remote;
 mod types;
 
+pub use check::{MAX_KEY, MAX_OPS, MAX_TXN, check};
 pub use error::StoreError;
+pub use local::{EmbeddedStore, LocalStore, MemoryStore};
+pub use remote::RemoteStore;
 pub use types::{
-    Change, CommitOutcome, Condition, Expect, KeyValue, Lease, LeaseId, Listing, Op, Txn, WatchEvent,
-    WatchStream,
+    Change, CommitOutcome, Condition, Expect, KeyValue, Lease, LeaseId, Listing, MAX_VALUE, Op, Txn,
+    WatchEvent, WatchStream,
 };
 
 /// A key-value store. Every backend, also a stranger's, must pass `nv_store::conformance`.

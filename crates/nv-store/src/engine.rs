@@ -1,0 +1,321 @@
+//! The state that a store of this process serves from: entries, recent history, watchers, leases. Pure: time comes in.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use nv_types::Revision;
+use tokio::sync::mpsc;
+
+use crate::types::{
+    Change, CommitOutcome, Expect, KeyValue, Lease, LeaseId, Listing, Op, Txn, WatchEvent, WatchStream,
+};
+
+/// Changes that a watch can ask back for.
+const HISTORY: usize = 4096;
+/// Events that wait for a watcher before it is told to resync.
+const QUEUE: usize = 1024;
+
+/// What a transaction would do.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// Nothing: a condition does not hold, or there is nothing to change.
+    Done(CommitOutcome),
+    /// These changes, at the next revision.
+    Changes(Vec<Change>),
+    /// A lease that it names is gone.
+    LeaseGone(LeaseId),
+}
+
+#[derive(Debug)]
+struct Watcher {
+    prefix: String,
+    sender: mpsc::Sender<WatchEvent>,
+    /// It was full: what it missed is made good by a snapshot as soon as there is room.
+    lagging: bool,
+}
+
+#[derive(Debug)]
+struct LeaseState {
+    ttl: Duration,
+    ends: Instant,
+    keys: BTreeSet<String>,
+}
+
+/// Entries and everything about them.
+#[derive(Debug, Default)]
+pub(crate) struct Engine {
+    entries: BTreeMap<String, KeyValue>,
+    revision: Revision,
+    history: VecDeque<(Revision, Vec<Change>)>,
+    /// Every change above this one is in the history.
+    floor: Revision,
+    watchers: Vec<Watcher>,
+    leases: BTreeMap<LeaseId, LeaseState>,
+    last_lease: u64,
+}
+
+impl Engine {
+    /// State as it was read from disk. Leases begin anew: nobody could keep them alive meanwhile.
+    pub(crate) fn restore(
+        entries: BTreeMap<String, KeyValue>,
+        revision: Revision,
+        leases: &BTreeMap<u64, u64>,
+        now: Instant,
+    ) -> Self {
+        let mut engine = Self {
+            revision,
+            floor: revision,
+            ..Self::default()
+        };
+        for (id, ttl) in leases {
+            let ttl = Duration::from_millis(*ttl);
+            engine.leases.insert(
+                LeaseId(*id),
+                LeaseState {
+                    ttl,
+                    ends: now + ttl,
+                    keys: BTreeSet::new(),
+                },
+            );
+            engine.last_lease = engine.last_lease.max(*id);
+        }
+        for entry in entries.values() {
+            if let Some(lease) = entry.lease.and_then(|id| engine.leases.get_mut(&id)) {
+                lease.keys.insert(entry.key.clone());
+            }
+        }
+        engine.entries = entries;
+        engine
+    }
+
+    pub(crate) const fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    pub(crate) fn get(&self, key: &str) -> Option<KeyValue> {
+        self.entries.get(key).cloned()
+    }
+
+    pub(crate) fn list(&self, prefix: &str) -> Listing {
+        let entries = self
+            .entries
+            .range(prefix.to_owned()..)
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .map(|(_, entry)| entry.clone())
+            .collect();
+        Listing {
+            entries,
+            revision: self.revision,
+        }
+    }
+
+    /// What the transaction would do at `revision`, the one after those that are under way.
+    pub(crate) fn judge(&self, txn: &Txn, revision: Revision) -> Verdict {
+        for condition in &txn.conditions {
+            let actual = self.entries.get(&condition.key).map(|entry| entry.mod_revision);
+            let holds = match condition.expect {
+                Expect::Absent => actual.is_none(),
+                Expect::Present => actual.is_some(),
+                Expect::Revision(wanted) => actual == Some(wanted),
+            };
+            if !holds {
+                return Verdict::Done(CommitOutcome::Conflict {
+                    key: condition.key.clone(),
+                    actual,
+                });
+            }
+        }
+        let mut changes = Vec::with_capacity(txn.ops.len());
+        for op in &txn.ops {
+            match op {
+                Op::Put { key, value, lease } => {
+                    if let Some(id) = lease.filter(|id| !self.leases.contains_key(id)) {
+                        return Verdict::LeaseGone(id);
+                    }
+                    let create_revision = self
+                        .entries
+                        .get(key)
+                        .map_or(revision, |entry| entry.create_revision);
+                    changes.push(Change::Put(KeyValue {
+                        key: key.clone(),
+                        value: value.clone(),
+                        create_revision,
+                        mod_revision: revision,
+                        lease: *lease,
+                    }));
+                }
+                Op::Delete { key } if self.entries.contains_key(key) => {
+                    changes.push(Change::Delete {
+                        key: key.clone(),
+                        revision,
+                    });
+                }
+                Op::Delete { .. } => {}
+            }
+        }
+        if changes.is_empty() {
+            return Verdict::Done(CommitOutcome::Committed(self.revision));
+        }
+        Verdict::Changes(changes)
+    }
+
+    /// Makes changes that are safe on disk and tells the watchers.
+    pub(crate) fn apply(&mut self, revision: Revision, changes: Vec<Change>) {
+        for change in &changes {
+            let (key, entry) = match change {
+                Change::Put(entry) => (&entry.key, Some(entry.clone())),
+                Change::Delete { key, .. } => (key, None),
+            };
+            let before = match &entry {
+                Some(entry) => self.entries.insert(key.clone(), entry.clone()),
+                None => self.entries.remove(key),
+            };
+            if let Some(lease) = before
+                .and_then(|entry| entry.lease)
+                .and_then(|id| self.leases.get_mut(&id))
+            {
+                lease.keys.remove(key);
+            }
+            if let Some(lease) = entry
+                .and_then(|entry| entry.lease)
+                .and_then(|id| self.leases.get_mut(&id))
+            {
+                lease.keys.insert(key.clone());
+            }
+        }
+        self.revision = revision;
+        for watcher in &mut self.watchers {
+            if watcher.lagging {
+                continue;
+            }
+            let seen = under(&changes, &watcher.prefix);
+            if !seen.is_empty() {
+                let event = WatchEvent::Changes {
+                    revision,
+                    changes: seen,
+                };
+                watcher.lagging = matches!(
+                    watcher.sender.try_send(event),
+                    Err(mpsc::error::TrySendError::Full(_))
+                );
+            }
+        }
+        self.history.push_back((revision, changes));
+        if self.history.len() > HISTORY
+            && let Some((dropped, _)) = self.history.pop_front()
+        {
+            self.floor = dropped;
+        }
+        self.catch_up();
+    }
+
+    /// Gives watchers that were too slow a snapshot, where there is room again. Gives whether some still wait.
+    pub(crate) fn catch_up(&mut self) -> bool {
+        let mut watchers = std::mem::take(&mut self.watchers);
+        watchers.retain_mut(|watcher| {
+            if watcher.lagging
+                && let Ok(permit) = watcher.sender.try_reserve()
+            {
+                permit.send(WatchEvent::Resync(self.list(&watcher.prefix)));
+                watcher.lagging = false;
+            }
+            !watcher.sender.is_closed()
+        });
+        self.watchers = watchers;
+        self.watchers.iter().any(|watcher| watcher.lagging)
+    }
+
+    pub(crate) fn watch(&mut self, prefix: &str, from: Revision) -> WatchStream {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let missed: Option<Vec<WatchEvent>> =
+            (from.0 > self.floor.0 && from.0 <= self.revision.0 + 1).then(|| self.since(prefix, from));
+        match missed {
+            Some(events) if events.len() < QUEUE => {
+                for event in events {
+                    let _ = sender.try_send(event);
+                }
+            }
+            _ => {
+                let _ = sender.try_send(WatchEvent::Resync(self.list(prefix)));
+            }
+        }
+        self.watchers.push(Watcher {
+            prefix: prefix.to_owned(),
+            sender,
+            lagging: false,
+        });
+        receiver
+    }
+
+    fn since(&self, prefix: &str, from: Revision) -> Vec<WatchEvent> {
+        self.history
+            .iter()
+            .filter(|(revision, _)| *revision >= from)
+            .filter_map(|(revision, changes)| {
+                let changes = under(changes, prefix);
+                (!changes.is_empty()).then_some(WatchEvent::Changes {
+                    revision: *revision,
+                    changes,
+                })
+            })
+            .collect()
+    }
+
+    pub(crate) const fn next_lease(&mut self) -> LeaseId {
+        self.last_lease += 1;
+        LeaseId(self.last_lease)
+    }
+
+    pub(crate) fn add_lease(&mut self, id: LeaseId, ttl: Duration, now: Instant) -> Lease {
+        self.leases.insert(
+            id,
+            LeaseState {
+                ttl,
+                ends: now + ttl,
+                keys: BTreeSet::new(),
+            },
+        );
+        Lease { id, ttl }
+    }
+
+    pub(crate) fn keep_alive(&mut self, id: LeaseId, now: Instant) -> Option<Lease> {
+        let lease = self.leases.get_mut(&id).filter(|lease| lease.ends > now)?;
+        lease.ends = now + lease.ttl;
+        Some(Lease { id, ttl: lease.ttl })
+    }
+
+    /// Keys that hang on a lease; `None` when there is no such lease.
+    pub(crate) fn leased(&self, id: LeaseId) -> Option<Vec<String>> {
+        self.leases
+            .get(&id)
+            .map(|lease| lease.keys.iter().cloned().collect())
+    }
+
+    pub(crate) fn forget_lease(&mut self, id: LeaseId) {
+        self.leases.remove(&id);
+    }
+
+    pub(crate) fn expired(&self, now: Instant) -> Vec<LeaseId> {
+        self.leases
+            .iter()
+            .filter(|(_, lease)| lease.ends <= now)
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    /// When the next lease ends.
+    pub(crate) fn next_end(&self) -> Option<Instant> {
+        self.leases.values().map(|lease| lease.ends).min()
+    }
+}
+
+fn under(changes: &[Change], prefix: &str) -> Vec<Change> {
+    changes
+        .iter()
+        .filter(|change| match change {
+            Change::Put(entry) => entry.key.starts_with(prefix),
+            Change::Delete { key, .. } => key.starts_with(prefix),
+        })
+        .cloned()
+        .collect()
+}
