@@ -44,6 +44,66 @@ pub fn write(name: &str, figures: &[Figure]) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
+/// The folder that a criterion bench keeps its samples in.
+#[must_use]
+pub fn criterion_folder() -> PathBuf {
+    folder().join("criterion")
+}
+
+/// What criterion measured in a group: medians in nanoseconds, by `FUNCTION_PARAMETER`.
+///
+/// # Errors
+/// When its files cannot be read.
+pub fn from_criterion(group: &str) -> anyhow::Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    for function in folders(&criterion_folder().join(group))? {
+        for parameter in folders(&function)? {
+            // Where there is no parameter, this level holds the samples already.
+            let path = parameter.join("new/estimates.json");
+            if !path.is_file() {
+                continue;
+            }
+            let estimates: Estimates = serde_json::from_slice(&fs::read(&path)?)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            let name = |path: &Path| {
+                path.file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .replace('-', "_")
+            };
+            figures.push(Figure {
+                name: format!("{}_{}", name(&function), name(&parameter)),
+                value: estimates.median.point_estimate,
+                unit: "ns",
+                baseline: None,
+                ratio: None,
+                runs: 100,
+            });
+        }
+    }
+    Ok(figures)
+}
+
+#[derive(serde::Deserialize)]
+struct Estimates {
+    median: Estimate,
+}
+
+#[derive(serde::Deserialize)]
+struct Estimate {
+    point_estimate: f64,
+}
+
+fn folders(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut found: Vec<_> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.is_dir())
+        .collect();
+    found.sort();
+    Ok(found)
+}
+
 /// The middle of the values; the mean of the two middle ones when their number is even. 0 of none.
 #[must_use]
 pub fn median(values: &[f64]) -> f64 {

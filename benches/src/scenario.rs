@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
+use nv_policy::PolicyInput;
 use nv_types::{
     Action, Criterion, CriterionOp, Group, GroupKind, GroupName, Interface, InvalidId, InvalidPorts, Mode,
-    Node, NodeId, Rule, RuleId, Tier, Timestamp, Workload, WorkloadId,
+    Node, NodeId, PolicyImage, Revision, Rule, RuleId, Tier, Timestamp, Workload, WorkloadId,
 };
 
 use crate::traffic::{BULK_PORT, CONNECT_PORT, Ends, UDP_PORT};
@@ -24,19 +25,12 @@ const FIRST_PORT: usize = 6000;
 /// Ports of the other rules.
 const PORTS: usize = 26_000;
 
-/// What a controller would know.
+/// A generated policy.
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    /// The node under test, and the one where everybody else is.
-    pub nodes: Vec<Node>,
-    /// Client, server, and the others.
-    pub workloads: Vec<Workload>,
-    /// A group for each of them, and the services of client and server.
-    pub groups: Vec<Group>,
-    /// The rules, in order.
-    pub rules: Vec<Rule>,
-    /// Client and server are in Protect.
-    pub modes: BTreeMap<GroupName, Mode>,
+    /// What a controller would know: client and server on the node under test, everybody else on another one; all in
+    /// Protect.
+    pub input: PolicyInput,
     addresses: BTreeMap<GroupName, Ipv4Addr>,
 }
 
@@ -49,6 +43,9 @@ pub enum ScenarioError {
     /// Ports.
     #[error(transparent)]
     Ports(#[from] InvalidPorts),
+    /// The policy as a whole.
+    #[error(transparent)]
+    Compile(#[from] nv_policy::CompileError),
 }
 
 /// Id of the client's workload.
@@ -67,16 +64,12 @@ impl Scenario {
         let here = NodeId::try_new(NODE)?;
         let elsewhere = NodeId::try_new("elsewhere")?;
         let mut scenario = Self {
-            nodes: vec![
-                node(&here, [10, 223, 0, 1].into()),
-                node(&elsewhere, [10, 223, 0, 2].into()),
-            ],
-            workloads: Vec::new(),
-            groups: Vec::new(),
-            rules: Vec::new(),
-            modes: BTreeMap::new(),
+            input: PolicyInput::default(),
             addresses: BTreeMap::new(),
         };
+        for (id, address) in [(&here, [10, 223, 0, 1]), (&elsewhere, [10, 223, 0, 2])] {
+            scenario.input.nodes.insert(id.clone(), node(id, address.into()));
+        }
         scenario.add(CLIENT, &here, ends.client_addr)?;
         scenario.add(SERVER, &here, ends.server_addr)?;
         for peer in 0..PEERS {
@@ -105,22 +98,19 @@ impl Scenario {
 
     fn add(&mut self, name: &str, node: &NodeId, address: Ipv4Addr) -> Result<(), ScenarioError> {
         let workload = workload(name, node, address)?;
-        if let Some(service) = workload.service_group() {
-            self.groups
-                .push(group(service.clone(), Some(Tier::Learned), "service", name));
-            self.modes.insert(service, Mode::Protect);
+        if let Some(service) = self.input.add_service_group(&workload) {
+            self.input.modes.insert(service, Mode::Protect);
         }
         let own = GroupName::try_new(name)?;
-        self.groups
-            .push(group(own.clone(), Some(Tier::User), "app", name));
+        self.input.groups.insert(own.clone(), group(own.clone(), name));
         self.addresses.insert(own, address);
-        self.workloads.push(workload);
+        self.input.workloads.insert(workload.id.clone(), workload);
         Ok(())
     }
 
     fn push(&mut self, from: GroupName, to: GroupName, ports: &str) -> Result<(), ScenarioError> {
-        let id = FIRST_RULE + u32::try_from(self.rules.len()).unwrap_or(u32::MAX - FIRST_RULE);
-        self.rules.push(Rule {
+        let id = FIRST_RULE + u32::try_from(self.input.rules.len()).unwrap_or(u32::MAX - FIRST_RULE);
+        self.input.rules.push(Rule {
             id: RuleId(id),
             comment: String::new(),
             from,
@@ -135,6 +125,15 @@ impl Scenario {
         Ok(())
     }
 
+    /// The policy as the node under test enforces it.
+    ///
+    /// # Errors
+    /// When the compiler refuses it.
+    pub fn compile(&self) -> Result<PolicyImage, ScenarioError> {
+        let compiled = nv_policy::compile(&self.input, &NodeId::try_new(NODE)?, Revision(1))?;
+        Ok(compiled.image)
+    }
+
     /// The same policy for the server's own namespace: connections that exist pass by the first line, a new one walks
     /// the rules in their order, what none of them allows is dropped.
     #[must_use]
@@ -143,7 +142,7 @@ impl Scenario {
             "table inet nvbench {\n chain input {\n  type filter hook input priority filter; policy drop;\n\
              \x20 ct state established,related accept\n  iif lo accept\n",
         );
-        for rule in &self.rules {
+        for rule in &self.input.rules {
             let address = |group| {
                 self.addresses
                     .get(group)
@@ -178,7 +177,7 @@ fn node(id: &NodeId, address: IpAddr) -> Node {
         version: String::new(),
         kernel: String::new(),
         hook: String::new(),
-        revision: nv_types::Revision(0),
+        revision: Revision(0),
         endpoints: 0,
         degraded: Vec::new(),
         lost_events: BTreeMap::new(),
@@ -217,16 +216,16 @@ fn workload(name: &str, node: &NodeId, address: Ipv4Addr) -> Result<Workload, Sc
     })
 }
 
-fn group(name: GroupName, origin: Option<Tier>, key: &str, value: &str) -> Group {
+fn group(name: GroupName, label: &str) -> Group {
     let criterion = Criterion {
-        key: key.into(),
-        value: value.into(),
+        key: "app".into(),
+        value: label.into(),
         op: CriterionOp::Equal,
     };
     Group {
         name,
         kind: GroupKind::Container,
-        origin,
+        origin: Some(Tier::User),
         comment: String::new(),
         domain: String::new(),
         criteria: vec![criterion],
@@ -236,6 +235,7 @@ fn group(name: GroupName, origin: Option<Tier>, key: &str, value: &str) -> Group
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nv_types::{Direction, IpProto, Verdict};
 
     fn ends() -> Ends {
         Ends {
@@ -250,14 +250,38 @@ mod tests {
     fn both_forms_have_every_rule_and_the_measured_one_last() {
         for count in [1, 10, 1000, 10_000] {
             let scenario = Scenario::new(&ends(), count).unwrap();
-            assert_eq!(scenario.rules.len(), count);
-            let last = scenario.rules.last().unwrap();
+            assert_eq!(scenario.input.rules.len(), count);
+            let last = scenario.input.rules.last().unwrap();
             assert_eq!((last.from.as_str(), last.to.as_str()), (CLIENT, SERVER));
             let text = scenario.nftables();
             // The last rule has two lines: TCP and UDP.
             assert_eq!(text.matches("ip saddr").count(), count + 1);
             assert!(text.contains("ip saddr 10.0.0.1 ip daddr 10.0.0.2 tcp dport 5201-5202 accept"));
             assert!(text.contains("ip saddr 10.0.0.1 ip daddr 10.0.0.2 udp dport 5203-5203 accept"));
+        }
+    }
+
+    #[test]
+    fn the_compiled_policy_allows_what_is_measured_and_nothing_else() {
+        let ends = ends();
+        let server = WorkloadId::try_new(SERVER).unwrap();
+        for count in [1, 10, 1000, 10_000] {
+            let scenario = Scenario::new(&ends, count).unwrap();
+            let image = scenario.compile().unwrap();
+            let tables = nv_policy::Tables::new(&image);
+            let judge = |proto, port| {
+                let client = ends.client_addr.into();
+                let judged = tables
+                    .lookup(&server, Direction::Ingress, client, proto, port, None)
+                    .unwrap();
+                judged.decision().unwrap()
+            };
+            let last = scenario.input.rules.last().unwrap().id;
+            for (proto, port) in [(IpProto::TCP, 5201), (IpProto::TCP, 5202), (IpProto::UDP, 5203)] {
+                let decision = judge(proto, port);
+                assert_eq!((decision.verdict, decision.rule), (Verdict::Allow, last));
+            }
+            assert_eq!(judge(IpProto::TCP, 5204).verdict, Verdict::Deny);
         }
     }
 }

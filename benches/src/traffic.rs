@@ -23,6 +23,8 @@ pub const BULK_PORT: u16 = 5201;
 pub const CONNECT_PORT: u16 = 5202;
 /// Server port of the datagrams.
 pub const UDP_PORT: u16 = 5203;
+/// Server port that no rule speaks of.
+const OTHER_PORT: u16 = 5204;
 
 /// UDP payload of a 64-byte frame: Ethernet 14, IPv4 20, UDP 8, without the frame check sequence.
 const UDP_PAYLOAD: usize = 64 - 14 - 20 - 8;
@@ -142,6 +144,20 @@ fn measure(meter: &Meter, time: Duration) -> Sample {
 fn receive_timeout(socket: &impl AsFd, timeout: Duration) -> anyhow::Result<()> {
     let value = TimeVal::microseconds(i64::try_from(timeout.as_micros())?);
     Ok(setsockopt(socket, sockopt::ReceiveTimeout, &value)?)
+}
+
+/// Whether the client reaches a port of the server that no rule speaks of.
+///
+/// # Errors
+/// When the server cannot listen.
+pub fn is_open(ends: &Ends) -> anyhow::Result<bool> {
+    let address = SocketAddrV4::new(ends.server_addr, OTHER_PORT);
+    let listener = join(inside(&ends.server, move || Ok(TcpListener::bind(address)?)))?;
+    let reached = join(inside(&ends.client, move || {
+        Ok(TcpStream::connect_timeout(&address.into(), Duration::from_millis(200)).is_ok())
+    }));
+    drop(listener);
+    reached
 }
 
 /// Bits per second over one established connection.

@@ -1,5 +1,6 @@
 //! The side-by-side bench: the same traffic under several policies, interleaved.
 
+mod nv;
 mod report;
 mod variant;
 
@@ -27,11 +28,11 @@ struct Options {
     /// Seconds of one measurement.
     #[arg(long, env = "NV_BENCH_SECONDS", default_value_t = 1.0)]
     seconds: f64,
-    /// Only variants whose name contains one of these.
-    #[arg(long, value_delimiter = ',')]
+    /// Only policies whose name contains this, as in `nv` or `nftables, 10 rules`; may be given again.
+    #[arg(long)]
     only: Vec<String>,
-    /// Only measurements whose name contains one of these.
-    #[arg(long, value_delimiter = ',')]
+    /// Only measurements whose name contains this, as in `udp`; may be given again.
+    #[arg(long)]
     measure: Vec<String>,
     /// Numbers of rules.
     #[arg(long, value_delimiter = ',', default_values_t = [10, 1_000, 10_000])]

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use nv_lab::Host;
 
 use crate::nft;
 use crate::scenario::Scenario;
-use crate::traffic::Ends;
+use crate::traffic::{self, Ends};
+
+use super::nv::Nv;
 
 /// A policy in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,7 +18,6 @@ pub(super) enum Variant {
     /// None at all: no program, no table.
     None,
     /// nv, with so many rules, on the host ends of both veths.
-    #[allow(dead_code, reason = "measured once the kernel backend is there")]
     Nv(usize),
     /// nftables, with so many rules, in the server's namespace.
     Nftables(usize),
@@ -25,8 +26,9 @@ pub(super) enum Variant {
 impl Variant {
     /// All of them for these numbers of rules.
     pub(super) fn all(rules: &[usize]) -> Vec<Self> {
+        let nv = rules.iter().copied().map(Self::Nv);
         let nft = rules.iter().copied().map(Self::Nftables);
-        std::iter::once(Self::None).chain(nft).collect()
+        std::iter::once(Self::None).chain(nv).chain(nft).collect()
     }
 
     /// End of a figure's name.
@@ -53,51 +55,75 @@ impl fmt::Display for Variant {
 pub(super) struct Bed {
     ends: Ends,
     rulesets: BTreeMap<usize, String>,
+    nv: Option<Nv>,
 }
 
 impl Bed {
     pub(super) fn new(
         ends: Ends,
-        _client: &Host,
-        _server: &Host,
+        client: &Host,
+        server: &Host,
         variants: &[Variant],
     ) -> anyhow::Result<Self> {
         let mut rulesets = BTreeMap::new();
+        let mut compiled = Vec::new();
         for variant in variants {
-            if let Variant::Nftables(rules) = variant {
-                if !nft::is_available() {
+            match variant {
+                Variant::None => {}
+                Variant::Nv(rules) => compiled.push(*rules),
+                Variant::Nftables(_) if !nft::is_available() => {
                     bail!(
                         "nft is not there or may not be used: install nftables, or leave it out with --only nv"
                     );
                 }
-                rulesets.insert(*rules, Scenario::new(&ends, *rules)?.nftables());
+                Variant::Nftables(rules) => {
+                    rulesets.insert(*rules, Scenario::new(&ends, *rules)?.nftables());
+                }
             }
         }
-        Ok(Self { ends, rulesets })
+        let nv = if compiled.is_empty() {
+            None
+        } else {
+            Some(Nv::new(&ends, client, server, &compiled)?)
+        };
+        Ok(Self { ends, rulesets, nv })
     }
 
     pub(super) fn ends(&self) -> &Ends {
         &self.ends
     }
 
+    /// Puts a variant in force and makes sure that it is: a port of no rule must be closed, or open without policy.
     pub(super) fn enter(&mut self, variant: Variant) -> anyhow::Result<()> {
         match variant {
-            Variant::None | Variant::Nv(_) => Ok(()),
-            Variant::Nftables(rules) => nft::load(
-                &self.ends.server,
-                self.rulesets.get(&rules).context("no such ruleset")?,
-            ),
+            Variant::None => {}
+            Variant::Nv(rules) => self.nv.as_mut().context("nv is not set up")?.enter(rules)?,
+            Variant::Nftables(rules) => {
+                nft::load(
+                    &self.ends.server,
+                    self.rulesets.get(&rules).context("no such ruleset")?,
+                )?;
+            }
         }
+        let open = traffic::is_open(&self.ends)?;
+        ensure!(
+            open == (variant == Variant::None),
+            "a port of no rule is {}",
+            if open { "open" } else { "closed" }
+        );
+        Ok(())
     }
 
     pub(super) fn leave(&mut self, variant: Variant) -> anyhow::Result<()> {
         match variant {
-            Variant::None | Variant::Nv(_) => Ok(()),
+            Variant::None => Ok(()),
+            Variant::Nv(_) => self.nv.as_mut().context("nv is not set up")?.leave(),
             Variant::Nftables(_) => nft::clear(&self.ends.server),
         }
     }
 
+    /// Leaves nothing behind.
     pub(super) fn close(self) -> anyhow::Result<()> {
-        Ok(())
+        self.nv.map_or(Ok(()), Nv::close)
     }
 }
