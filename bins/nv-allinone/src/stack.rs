@@ -1,8 +1,14 @@
 //! Controller and agent in this process.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::bail;
+use nv_dp::EbpfDatapath;
 
 use crate::demo::plan::Plan;
+
+/// Where datapaths keep what outlives their process.
+const PINS: &str = "/sys/fs/bpf/nv";
 
 /// Running controller and agent.
 #[derive(Debug)]
@@ -32,6 +38,38 @@ impl Stack {
     pub(crate) async fn stop(self) {}
 }
 
-pub(crate) fn purge(_instance: &str) -> anyhow::Result<Vec<String>> {
-    Ok(vec![])
+/// Removes the pinned programs, links and tables of a datapath; the folder's name if it was there.
+pub(crate) fn purge(instance: &str) -> anyhow::Result<Vec<String>> {
+    let folder = pin_folder(instance);
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    EbpfDatapath::purge_pins(&folder)?;
+    Ok(vec![format!("programs and maps in {}", folder.display())])
+}
+
+fn pin_folder(instance: &str) -> PathBuf {
+    Path::new(PINS).join(instance)
+}
+
+#[cfg(test)]
+mod tests {
+    use nv_dp::EbpfConfig;
+
+    use super::*;
+
+    #[test]
+    fn pinned_maps_of_a_datapath_that_is_gone_are_removed() {
+        if !nix::unistd::geteuid().is_root() {
+            assert!(std::env::var_os("CI").is_none(), "needs root");
+            eprintln!("SKIPPED pinned_maps_of_a_datapath_that_is_gone_are_removed: needs root");
+            return;
+        }
+        let instance = format!("p{}", std::process::id() % 10_000_000);
+        drop(EbpfDatapath::open(EbpfConfig::new(pin_folder(&instance))).unwrap());
+        assert!(pin_folder(&instance).exists());
+        assert_eq!(purge(&instance).unwrap().len(), 1);
+        assert!(!pin_folder(&instance).exists());
+        assert!(purge(&instance).unwrap().is_empty());
+    }
 }
