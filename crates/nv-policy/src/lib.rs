@@ -43,6 +43,7 @@ mod input;
 mod learn;
 mod party;
 pub mod reference;
+mod state;
 mod tables;
 mod validate;
 
@@ -53,5 +54,6 @@ pub use explain::{Alternative, Explanation, Field, NearMiss, Query, Side, explai
 pub use input::{PolicyInput, rule};
 pub use learn::{LEARNED_PORTS_MAX, Observation, RuleChange, learn};
 pub use party::{Book, Party};
+pub use state::{BadValue, PolicyState, StoredMode, StoredOrder, Touched, decode, encode};
 pub use tables::{Judgement, Tables};
 pub use validate::{InvalidGroup, InvalidRule, validate_group, validate_rule};

@@ -1,5 +1,7 @@
 //! Compiled tables, and explanations, decide as the naive reference does, whatever the policy.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 

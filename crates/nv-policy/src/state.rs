@@ -1,0 +1,358 @@
+//! A [`PolicyInput`] kept up to date from the keys and values of a store.
+//!
+//! Values are JSON objects with a version field `v`. One that cannot be read is named in [`PolicyState::problems`] and the
+//! last good form of its object stays: one bad value neither opens nor closes the rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nv_types::{Group, GroupName, Mode, Node, PolicySettings, Rule, RuleId, Workload, keys};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::input::PolicyInput;
+
+/// Version of stored values that this code writes and reads.
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct Envelope<T> {
+    v: u32,
+    #[serde(flatten)]
+    value: T,
+}
+
+/// Value of [`keys::mode`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredMode {
+    /// Mode.
+    pub mode: Mode,
+}
+
+/// Value of [`keys::ORDER`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct StoredOrder {
+    /// Ids in list order.
+    pub rules: Vec<RuleId>,
+}
+
+/// A value that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("value of '{key}' cannot be used: {problem}")]
+pub struct BadValue {
+    /// Key.
+    pub key: String,
+    /// What is wrong.
+    pub problem: String,
+}
+
+/// Writes a value as it is stored.
+///
+/// # Errors
+/// [`BadValue`] when the type has no JSON form; none of nv's types do that.
+pub fn encode<T: Serialize>(key: &str, value: &T) -> Result<Vec<u8>, BadValue> {
+    serde_json::to_vec(&Envelope { v: VERSION, value }).map_err(|error| BadValue {
+        key: key.to_owned(),
+        problem: error.to_string(),
+    })
+}
+
+/// Reads a stored value.
+///
+/// # Errors
+/// [`BadValue`] that says what is wrong.
+pub fn decode<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, BadValue> {
+    let bad = |problem: String| BadValue {
+        key: key.to_owned(),
+        problem,
+    };
+    let version: BTreeMap<String, serde_json::Value> =
+        serde_json::from_slice(value).map_err(|error| bad(error.to_string()))?;
+    match version.get("v").and_then(serde_json::Value::as_u64) {
+        Some(found) if found == u64::from(VERSION) => {}
+        Some(found) => return Err(bad(format!("it has version {found}, this build reads {VERSION}"))),
+        None => return Err(bad("it has no version field 'v'".to_owned())),
+    }
+    let object = version.into_iter().filter(|(field, _)| field != "v").collect();
+    serde_json::from_value(serde_json::Value::Object(object)).map_err(|error| bad(error.to_string()))
+}
+
+/// What a change of a key means to a policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Touched {
+    /// Nothing: another key, or nothing that policy depends on.
+    Nothing,
+    /// Workloads or addresses of nodes.
+    Workloads,
+    /// Groups, rules, modes or settings.
+    Policy,
+}
+
+/// Policy, workloads and nodes as a store has them.
+#[derive(Debug, Clone, Default)]
+pub struct PolicyState {
+    input: PolicyInput,
+    rules: BTreeMap<RuleId, Rule>,
+    order: Vec<RuleId>,
+    problems: BTreeMap<String, String>,
+}
+
+impl PolicyState {
+    /// The input, with rules in list order.
+    #[must_use]
+    pub const fn input(&self) -> &PolicyInput {
+        &self.input
+    }
+
+    /// Keys whose value cannot be used, with the reason.
+    #[must_use]
+    pub const fn problems(&self) -> &BTreeMap<String, String> {
+        &self.problems
+    }
+
+    /// Ids of rules in list order, as stored or made good: every rule once.
+    #[must_use]
+    pub fn order(&self) -> Vec<RuleId> {
+        self.input.rules.iter().map(|rule| rule.id).collect()
+    }
+
+    /// Takes a value.
+    ///
+    /// # Errors
+    /// [`BadValue`]; the object keeps its last good form and the key is in [`PolicyState::problems`].
+    pub fn put(&mut self, key: &str, value: &[u8]) -> Result<Touched, BadValue> {
+        match self.try_put(key, value) {
+            Ok(touched) => {
+                self.problems.remove(key);
+                Ok(touched)
+            }
+            Err(bad) => {
+                self.problems.insert(key.to_owned(), bad.problem.clone());
+                Err(bad)
+            }
+        }
+    }
+
+    fn try_put(&mut self, key: &str, value: &[u8]) -> Result<Touched, BadValue> {
+        if let Some(name) = key.strip_prefix(keys::GROUPS) {
+            let group: Group = decode(key, value)?;
+            same(key, name, group.name.as_str())?;
+            self.input.groups.insert(group.name.clone(), group);
+        } else if key.starts_with(keys::RULES) {
+            let rule: Rule = decode(key, value)?;
+            same(key, key, &keys::rule(rule.id))?;
+            self.rules.insert(rule.id, rule);
+            self.sort_rules();
+        } else if key == keys::ORDER {
+            self.order = decode::<StoredOrder>(key, value)?.rules;
+            self.sort_rules();
+        } else if let Some(name) = key.strip_prefix(keys::MODES) {
+            let mode: StoredMode = decode(key, value)?;
+            self.input.modes.insert(group_name(key, name)?, mode.mode);
+        } else if key == keys::SETTINGS {
+            self.input.settings = decode::<PolicySettings>(key, value)?;
+        } else if key.starts_with(keys::WORKLOADS) {
+            let workload: Workload = decode(key, value)?;
+            same(key, key, &keys::workload(&workload.node, &workload.id))?;
+            let before = self.input.workloads.insert(workload.id.clone(), workload.clone());
+            let changed = before.is_none_or(|before| before != workload);
+            return Ok(if changed {
+                Touched::Workloads
+            } else {
+                Touched::Nothing
+            });
+        } else if key.starts_with(keys::NODES) {
+            let node: Node = decode(key, value)?;
+            same(key, key, &keys::node(&node.id))?;
+            let addresses = node.addresses.clone();
+            let before = self.input.nodes.insert(node.id.clone(), node);
+            let changed = before.is_none_or(|before| before.addresses != addresses);
+            return Ok(if changed {
+                Touched::Workloads
+            } else {
+                Touched::Nothing
+            });
+        } else {
+            return Ok(Touched::Nothing);
+        }
+        Ok(Touched::Policy)
+    }
+
+    /// Takes a deletion.
+    pub fn delete(&mut self, key: &str) -> Touched {
+        self.problems.remove(key);
+        if let Some(name) = key.strip_prefix(keys::GROUPS) {
+            self.input.groups.remove(name);
+        } else if let Some(id) = key.strip_prefix(keys::RULES) {
+            if let Ok(id) = id.parse() {
+                self.rules.remove(&RuleId(id));
+            }
+            self.sort_rules();
+        } else if key == keys::ORDER {
+            self.order.clear();
+            self.sort_rules();
+        } else if let Some(name) = key.strip_prefix(keys::MODES) {
+            self.input.modes.remove(name);
+        } else if key == keys::SETTINGS {
+            self.input.settings = PolicySettings::default();
+        } else if let Some((_, id)) = key
+            .strip_prefix(keys::WORKLOADS)
+            .and_then(|rest| rest.split_once('/'))
+        {
+            self.input.workloads.remove(id);
+            return Touched::Workloads;
+        } else if let Some(id) = key.strip_prefix(keys::NODES) {
+            if let Ok(id) = nv_types::NodeId::try_new(id) {
+                self.input.nodes.remove(&id);
+            }
+            return Touched::Workloads;
+        } else {
+            return Touched::Nothing;
+        }
+        Touched::Policy
+    }
+
+    /// Takes everything anew. An object whose value is bad now keeps its last good form.
+    pub fn resync<'a>(&mut self, entries: impl IntoIterator<Item = (&'a str, &'a [u8])>) {
+        let before = std::mem::take(self);
+        let mut bad = Vec::new();
+        for (key, value) in entries {
+            if self.put(key, value).is_err() {
+                bad.push(key);
+            }
+        }
+        for key in bad {
+            self.keep(key, &before);
+        }
+        self.sort_rules();
+    }
+
+    /// Takes an object's last good form over from another state.
+    fn keep(&mut self, key: &str, before: &Self) {
+        let problem = self.problems.get(key).cloned();
+        if let Some(group) = key
+            .strip_prefix(keys::GROUPS)
+            .and_then(|name| before.input.groups.get(name))
+        {
+            self.input.groups.insert(group.name.clone(), group.clone());
+        } else if let Some(rule) = key
+            .strip_prefix(keys::RULES)
+            .and_then(|id| id.parse().ok())
+            .and_then(|id| before.rules.get(&RuleId(id)))
+        {
+            self.rules.insert(rule.id, rule.clone());
+        } else if let Some((name, mode)) = key
+            .strip_prefix(keys::MODES)
+            .and_then(|name| before.input.modes.get_key_value(name))
+        {
+            self.input.modes.insert(name.clone(), *mode);
+        } else if key == keys::ORDER {
+            self.order.clone_from(&before.order);
+        } else if key == keys::SETTINGS {
+            self.input.settings = before.input.settings.clone();
+        }
+        if let Some(problem) = problem {
+            self.problems.insert(key.to_owned(), problem);
+        }
+    }
+
+    /// Rules in stored order; those that it does not name come last, by id.
+    fn sort_rules(&mut self) {
+        let mut left: BTreeSet<RuleId> = self.rules.keys().copied().collect();
+        let mut sorted = Vec::with_capacity(self.rules.len());
+        for id in &self.order {
+            if left.remove(id)
+                && let Some(rule) = self.rules.get(id)
+            {
+                sorted.push(rule.clone());
+            }
+        }
+        sorted.extend(left.iter().filter_map(|id| self.rules.get(id)).cloned());
+        self.input.rules = sorted;
+    }
+}
+
+fn group_name(key: &str, name: &str) -> Result<GroupName, BadValue> {
+    GroupName::try_new(name).map_err(|error| BadValue {
+        key: key.to_owned(),
+        problem: error.to_string(),
+    })
+}
+
+/// A value must be of the object that its key names.
+fn same(key: &str, named: &str, found: &str) -> Result<(), BadValue> {
+    if named == found {
+        return Ok(());
+    }
+    Err(BadValue {
+        key: key.to_owned(),
+        problem: format!("it is of '{found}'"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::input::rule;
+    use crate::input::tests::workload;
+    use nv_types::Action;
+
+    #[test]
+    fn follows_a_store_and_keeps_the_last_good_form() {
+        let mut state = PolicyState::default();
+        let put = |state: &mut PolicyState, rule: &Rule| {
+            let key = keys::rule(rule.id);
+            state.put(&key, &encode(&key, rule).unwrap()).unwrap()
+        };
+        let first = rule(1, "containers", "containers", "any", Action::Allow).unwrap();
+        let second = rule(2, "containers", "external", "80", Action::Deny).unwrap();
+        assert_eq!(put(&mut state, &first), Touched::Policy);
+        put(&mut state, &second);
+        let order = encode(
+            keys::ORDER,
+            &StoredOrder {
+                rules: vec![RuleId(2), RuleId(1)],
+            },
+        )
+        .unwrap();
+        state.put(keys::ORDER, &order).unwrap();
+        assert_eq!(state.order(), [RuleId(2), RuleId(1)]);
+
+        let bad = state
+            .put(&keys::rule(RuleId(1)), br#"{"v":1,"id":1}"#)
+            .unwrap_err();
+        assert!(bad.to_string().contains("policy/rule/000001"), "{bad}");
+        assert_eq!(state.input().rules[1], first);
+        assert_eq!(state.problems().len(), 1);
+        for value in [&b"{"[..], br#"{"v":2}"#, br#"{}"#, b"[]"] {
+            assert!(state.put(keys::SETTINGS, value).is_err());
+        }
+        let other = encode("x", &second).unwrap();
+        assert!(
+            state.put(&keys::rule(RuleId(1)), &other).is_err(),
+            "a value of another rule"
+        );
+
+        let good = encode("x", &second).unwrap();
+        let entries: [(&str, &[u8]); 2] = [("policy/rule/000001", b"{"), ("policy/rule/000002", &good)];
+        state.resync(entries);
+        assert_eq!(
+            state.input().rules.len(),
+            2,
+            "the bad one keeps its last good form"
+        );
+        state.delete(&keys::rule(RuleId(1)));
+        assert_eq!(state.order(), [RuleId(2)]);
+        assert!(state.problems().is_empty());
+    }
+
+    #[test]
+    fn a_heartbeat_touches_nothing() {
+        let mut state = PolicyState::default();
+        let workload = workload("w", "n", "10.0.0.1");
+        let key = keys::workload(&workload.node, &workload.id);
+        let value = encode(&key, &workload).unwrap();
+        assert_eq!(state.put(&key, &value).unwrap(), Touched::Workloads);
+        assert_eq!(state.put(&key, &value).unwrap(), Touched::Nothing);
+        assert_eq!(state.delete(&key), Touched::Workloads);
+        assert!(state.input().workloads.is_empty());
+    }
+}
