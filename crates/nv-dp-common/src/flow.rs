@@ -75,6 +75,7 @@ pub(crate) fn follow<P: Packet, T: Tables>(
         Some(flow) if flow.epoch.get() == scope.epoch => flow.flags.get() & FlowData::OWN != 0,
         _ => is_own(tables, scope, &headers.key.local, false),
     };
+    let own = tables.opaque(u32::from(own)) != 0;
     if leaves && !own {
         return scope.unjudgeable(Reason::Spoofed).reported();
     }

@@ -227,7 +227,9 @@ impl Tables for KernelTables {
         let event = room.as_mut_ptr();
         // SAFETY: the room is as large as an event; what is not zero is written after all of it was.
         unsafe {
-            event.cast::<[u64; size_of::<EventValue>() / 8]>().write([0; size_of::<EventValue>() / 8]);
+            event
+                .cast::<[u64; size_of::<EventValue>() / 8]>()
+                .write([0; size_of::<EventValue>() / 8]);
             (*event).at_ns = now_ns;
             (*event).key.ifindex = ifindex;
             (*event).flow.verdict = verdict;

@@ -6,7 +6,7 @@ use crate::packet::Packet;
 const COOKIE_AT: u32 = 236;
 const COOKIE: [u8; 4] = [99, 130, 83, 99];
 
-#[inline(always)]
+#[inline(never)]
 pub(super) fn is_dhcp<P: Packet>(payload: &Payload, packet: &P, offset: u32) -> bool {
     let operation = payload.bytes[0];
     (operation == 1 || operation == 2)

@@ -5,16 +5,16 @@ use crate::packet::WINDOW;
 
 const HEADER: usize = 12;
 /// Labels of a name that are followed.
-const MAX_LABELS: usize = 8;
+const MAX_LABELS: usize = 4;
 
 /// A message in a datagram.
-#[inline(always)]
+#[inline(never)]
 pub(super) fn is_datagram(payload: &Payload) -> bool {
     payload.len >= 17 && is_message(payload, 0)
 }
 
 /// A message on a stream: two bytes of length before it.
-#[inline(always)]
+#[inline(never)]
 pub(super) fn is_stream(payload: &Payload) -> bool {
     let stated = u32::from(payload.be16(0));
     payload.len >= 19 && stated >= 17 && stated + 2 >= payload.len && is_message(payload, 2)

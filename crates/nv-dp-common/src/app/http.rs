@@ -3,7 +3,7 @@
 use super::Payload;
 
 /// `PRI * HTTP/2.0\r\n`: what a client of HTTP/2 without TLS sends first.
-#[inline(always)]
+#[inline(never)]
 pub(super) const fn is_http2_preface(payload: &Payload) -> bool {
     payload.from_client
         && payload.len >= 16
@@ -14,7 +14,7 @@ pub(super) const fn is_http2_preface(payload: &Payload) -> bool {
 }
 
 /// A request line by its method (RFC 9110, 9 and RFC 5789) and the start of its target, or a status line.
-#[inline(always)]
+#[inline(never)]
 pub(super) const fn is_http1(payload: &Payload) -> bool {
     if payload.starts(b"HTTP") {
         return !payload.from_client
@@ -32,28 +32,32 @@ pub(super) const fn is_http1(payload: &Payload) -> bool {
 /// Length of the method with its space, 0 if there is none.
 #[inline(always)]
 const fn method_len(payload: &Payload) -> usize {
-    if payload.starts(b"GET ") || payload.starts(b"PUT ") {
+    let start = (payload.be32(0) as u64) << 32 | payload.be32(4) as u64;
+    if is_one(start, b"GET ") | is_one(start, b"PUT ") {
         4
-    } else if (payload.starts(b"HEAD") || payload.starts(b"POST")) && payload.bytes[4] == b' ' {
+    } else if is_one(start, b"POST ") | is_one(start, b"HEAD ") {
         5
-    } else if (payload.starts(b"PATC") && payload.bytes[4] == b'H'
-        || payload.starts(b"TRAC") && payload.bytes[4] == b'E')
-        && payload.bytes[5] == b' '
-    {
+    } else if is_one(start, b"PATCH ") | is_one(start, b"TRACE ") {
         6
-    } else if payload.starts(b"DELE")
-        && payload.bytes[4] == b'T'
-        && payload.bytes[5] == b'E'
-        && payload.bytes[6] == b' '
-    {
+    } else if is_one(start, b"DELETE ") {
         7
-    } else if (payload.starts(b"CONN") && payload.has(4, b"ECT "))
-        || (payload.starts(b"OPTI") && payload.has(4, b"ONS "))
-    {
+    } else if is_one(start, b"OPTIONS ") | is_one(start, b"CONNECT ") {
         8
     } else {
         0
     }
+}
+
+/// Whether eight bytes begin with this method: one comparison.
+#[inline(always)]
+const fn is_one(start: u64, method: &[u8]) -> bool {
+    let mut wanted = 0;
+    let mut i = 0;
+    while i < method.len() {
+        wanted = wanted << 8 | method[i] as u64;
+        i += 1;
+    }
+    start >> (64 - 8 * method.len()) == wanted
 }
 
 /// First byte of a request target (RFC 9112, 3.2): path, absolute form, authority or asterisk.

@@ -9,7 +9,7 @@ const OP_MSG: u32 = 2013;
 const MAX_MESSAGE: u32 = 48_000_000;
 
 /// A message whose length, reference and operation fit its side; flag bits that are not defined are zero.
-#[inline(always)]
+#[inline(never)]
 pub(super) const fn is_mongodb(payload: &Payload) -> bool {
     let length = payload.le32(0);
     let response_to = payload.le32(8);

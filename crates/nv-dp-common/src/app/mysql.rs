@@ -3,7 +3,7 @@
 use super::Payload;
 
 /// First packet of a connection (sequence 0), protocol version 10, a server version that starts as versions do.
-#[inline(always)]
+#[inline(never)]
 pub(super) const fn is_mysql(payload: &Payload) -> bool {
     let length = payload.le32(0);
     !payload.from_client

@@ -6,7 +6,7 @@ const CLIENT: u8 = 3;
 const SERVER: u8 = 4;
 
 /// Header alone or with a message authentication code, client or server mode, version 1 to 4, values in range.
-#[inline(always)]
+#[inline(never)]
 pub(super) const fn is_ntp(payload: &Payload) -> bool {
     let version = payload.bytes[0] >> 3 & 7;
     let mode = payload.bytes[0] & 7;

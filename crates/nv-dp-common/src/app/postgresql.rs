@@ -9,7 +9,7 @@ const VERSION_3: u32 = 3 << 16;
 
 /// Start-up with at least one parameter, a request for encryption, or one to cancel; the stated length must be the
 /// length that was sent.
-#[inline(always)]
+#[inline(never)]
 pub(super) const fn is_postgresql(payload: &Payload) -> bool {
     let length = payload.be32(0);
     let code = payload.be32(4);

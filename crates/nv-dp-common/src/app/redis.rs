@@ -3,7 +3,7 @@
 
 use super::Payload;
 
-#[inline(always)]
+#[inline(never)]
 pub(super) const fn is_redis(payload: &Payload) -> bool {
     if payload.from_client {
         is_command(payload) || (payload.len == 6 && payload.starts(b"PING") && payload.be16(4) == 0x0d0a)

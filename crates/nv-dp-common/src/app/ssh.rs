@@ -3,7 +3,7 @@
 use super::Payload;
 
 /// `SSH-2.0-` or the older `SSH-1.`.
-#[inline(always)]
+#[inline(never)]
 pub(super) const fn is_ssh(payload: &Payload) -> bool {
     payload.len >= 8
         && payload.starts(b"SSH-")

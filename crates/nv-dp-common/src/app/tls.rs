@@ -9,7 +9,7 @@ const SERVER_HELLO: u8 = 2;
 const MAX_RECORD: u16 = 16_384 + 2_048;
 
 /// Record header, hello of the right side, its version, and a length that the first record can begin.
-#[inline(always)]
+#[inline(never)]
 pub(super) const fn is_tls(payload: &Payload) -> bool {
     let hello = if payload.from_client {
         CLIENT_HELLO

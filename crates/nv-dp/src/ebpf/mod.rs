@@ -133,7 +133,12 @@ fn fault(action: &str, error: &(dyn Error + 'static)) -> DatapathError {
 
 /// Name of an interface in this thread's network namespace.
 fn interface_name(ifindex: u32) -> Option<String> {
-    nix::net::if_::if_indextoname(ifindex).ok()?.into_string().ok()
+    // An index that is none gives an empty name.
+    nix::net::if_::if_indextoname(ifindex)
+        .ok()?
+        .into_string()
+        .ok()
+        .filter(|name| !name.is_empty())
 }
 
 /// What the kernel must have, said in words before anything is tried.

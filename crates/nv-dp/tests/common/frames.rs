@@ -129,7 +129,7 @@ pub fn unreachable(path: Path, quoted: &[u8]) -> Vec<u8> {
 /// Cuts an IPv4 frame in two fragments at `at` bytes of its IP payload (a multiple of 8).
 pub fn fragments(frame: &[u8], at: usize) -> (Vec<u8>, Vec<u8>) {
     let (head, body) = frame.split_at(34);
-    assert!(at % 8 == 0 && at < body.len());
+    assert!(at.is_multiple_of(8) && at < body.len());
     let piece = |bytes: &[u8], offset: usize, more: bool| {
         let mut piece = head.to_vec();
         let total = u16::try_from(20 + bytes.len()).unwrap();

@@ -52,6 +52,9 @@ pub fn endpoint(ifindex: u32, name: &str, addresses: &[&str]) -> EndpointSpec {
     }
 }
 
+/// Protocol, port (none: all), and the chain for it.
+pub type PortRule<'a> = (IpProto, Option<u16>, &'a [(AppMask, Decision)]);
+
 /// One policed workload `web` with peers `EXTERNAL` (everything) and `FRIEND`.
 pub struct Builder {
     mode: Mode,
@@ -101,11 +104,7 @@ impl Builder {
     }
 
     /// With friends, in this direction, on this protocol and port: the chain; a chain must end with any application.
-    pub fn rules(
-        mut self,
-        direction: Direction,
-        rules: &[(IpProto, Option<u16>, &[(AppMask, Decision)])],
-    ) -> Self {
+    pub fn rules(mut self, direction: Direction, rules: &[PortRule<'_>]) -> Self {
         let fallback = default_for(self.mode);
         let decision = self.chain(&[(AppMask::ANY, fallback)]);
         let table = self.table(decision);

@@ -1,10 +1,13 @@
 //! Network namespaces held by threads: nothing is left when a test ends, however it ends.
 
+use std::io::ErrorKind;
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 
@@ -94,6 +97,23 @@ impl Bed {
         workload.ip("addr add fd09::2/64 dev eth0 nodad");
         workload.ip("link set eth0 up");
         let ifindex = host.ifindex("veth0");
+        host.run(|| {
+            // Addresses and neighbours settle after the links are up: a refusal shows that the workload answers.
+            for addr in ["10.9.0.2:1", "[fd09::2]:1"] {
+                let addr = addr.parse().unwrap();
+                let start = Instant::now();
+                while TcpStream::connect_timeout(&addr, Duration::from_millis(50))
+                    .unwrap_err()
+                    .kind()
+                    != ErrorKind::ConnectionRefused
+                {
+                    assert!(
+                        start.elapsed() < Duration::from_secs(10),
+                        "{addr} does not answer"
+                    );
+                }
+            }
+        });
         Self {
             host,
             workload,
