@@ -1,0 +1,528 @@
+//! The reducer: state, requests, and what the shell asks of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nv_policy::{
+    Book, Observation, PolicyInput, PolicyState, RuleChange, StoredMode, Touched, encode, learn,
+};
+use nv_types::{FlowRecord, GroupName, Mode, Revision, Rule, RuleId, Timestamp, Workload, keys};
+
+use crate::command::{CriterionDraft, Document, GroupDraft, RuleDraft, RulePatch, SettingsDraft};
+use crate::conversation::{Conversation, Conversations};
+use crate::draft::Draft;
+use crate::error::CommandError;
+use crate::explain::{Asked, UnknownEnd};
+use crate::flows::{FlowFilter, FlowLog, FlowView, Followed};
+use crate::learning::Learner;
+use crate::violation::{Violation, Violations};
+
+/// What is to be written, in one transaction.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Keys that must be at these revisions; `None`: not there.
+    pub conditions: Vec<(String, Option<Revision>)>,
+    /// Values to write.
+    pub puts: Vec<(String, Vec<u8>)>,
+    /// Keys to delete.
+    pub deletes: Vec<String>,
+    /// What it changes, in words; also what the audit log says.
+    pub summary: Vec<String>,
+}
+
+impl Plan {
+    /// Whether it changes nothing.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.puts.is_empty() && self.deletes.is_empty()
+    }
+}
+
+/// The controller's state.
+#[derive(Debug, Default)]
+pub struct Controller {
+    state: PolicyState,
+    /// Revision of each key that policy is made of.
+    revisions: BTreeMap<String, Revision>,
+    revision: Revision,
+    policy_revision: Revision,
+    flows: FlowLog,
+    conversations: Conversations,
+    violations: Violations,
+    learner: Learner,
+    /// Services whose group is to be made.
+    new_services: BTreeSet<GroupName>,
+    lost: BTreeMap<String, u64>,
+}
+
+impl Controller {
+    /// An empty one.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Policy, workloads and nodes.
+    #[must_use]
+    pub const fn input(&self) -> &PolicyInput {
+        self.state.input()
+    }
+
+    /// Stored values that cannot be used, by key, with the reason.
+    #[must_use]
+    pub const fn problems(&self) -> &BTreeMap<String, String> {
+        self.state.problems()
+    }
+
+    /// The store's revision, as far as it was fed in.
+    #[must_use]
+    pub const fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Revision of the last change to policy: what every node should enforce at least.
+    #[must_use]
+    pub const fn policy_revision(&self) -> Revision {
+        self.policy_revision
+    }
+
+    // Store.
+
+    /// Takes a stored value. A bad one is in [`Controller::problems`]; its object keeps its last good form.
+    pub fn store_put(&mut self, key: &str, value: &[u8], revision: Revision) {
+        self.revision = self.revision.max(revision);
+        // What a shell has fed in at once after its commit comes again by the store's watch, perhaps after older news.
+        if self.revisions.get(key).is_some_and(|known| *known > revision) {
+            return;
+        }
+        self.revisions.insert(key.to_owned(), revision);
+        // What is wrong with a bad value is kept in the state's problems.
+        if let Ok(touched) = self.state.put(key, value) {
+            self.touched(touched, revision);
+        }
+        if key.starts_with(keys::WORKLOADS) || key.starts_with(keys::GROUPS) {
+            self.find_new_services();
+        }
+    }
+
+    /// Takes a deletion.
+    pub fn store_delete(&mut self, key: &str, revision: Revision) {
+        self.revision = self.revision.max(revision);
+        if self.revisions.get(key).is_some_and(|known| *known > revision) {
+            return;
+        }
+        self.revisions.remove(key);
+        let touched = self.state.delete(key);
+        self.touched(touched, revision);
+    }
+
+    /// Takes everything anew: (key, value, revision).
+    pub fn store_resync<'a>(
+        &mut self,
+        entries: impl IntoIterator<Item = (&'a str, &'a [u8], Revision)>,
+        revision: Revision,
+    ) {
+        let entries: Vec<_> = entries.into_iter().collect();
+        self.revisions = entries
+            .iter()
+            .map(|(key, _, revision)| ((*key).to_owned(), *revision))
+            .collect();
+        self.state
+            .resync(entries.iter().map(|(key, value, _)| (*key, *value)));
+        self.revision = revision;
+        let policy = |key: &str| key.starts_with(keys::POLICY) || key == keys::SETTINGS;
+        let last = entries
+            .iter()
+            .filter(|(key, ..)| policy(key))
+            .map(|(.., revision)| *revision)
+            .max();
+        self.policy_revision = self.policy_revision.max(last.unwrap_or_default());
+        self.find_new_services();
+    }
+
+    fn touched(&mut self, touched: Touched, revision: Revision) {
+        if touched == Touched::Policy {
+            self.policy_revision = self.policy_revision.max(revision);
+        }
+    }
+
+    fn find_new_services(&mut self) {
+        let input = self.state.input();
+        self.new_services = input
+            .workloads
+            .values()
+            .filter_map(Workload::service_group)
+            .filter(|group| !input.groups.contains_key(group))
+            .collect();
+    }
+
+    // Requests.
+
+    fn change(
+        &self,
+        now: Timestamp,
+        work: impl FnOnce(&mut Draft<'_>) -> Result<(), CommandError>,
+    ) -> Result<Plan, CommandError> {
+        let mut draft = Draft::new(self.state.input(), now);
+        work(&mut draft)?;
+        let changes = draft.finish()?;
+        let mut plan = Plan {
+            summary: changes.summary,
+            ..Plan::default()
+        };
+        for (key, value) in changes.values {
+            plan.conditions
+                .push((key.clone(), self.revisions.get(&key).copied()));
+            match value {
+                Some(value) => plan.puts.push((key, value)),
+                None => plan.deletes.push(key),
+            }
+        }
+        Ok(plan)
+    }
+
+    /// Makes a group.
+    ///
+    /// # Errors
+    /// [`CommandError`] that names the field.
+    pub fn create_group(&self, draft: &GroupDraft, now: Timestamp) -> Result<Plan, CommandError> {
+        self.change(now, |policy| policy.create_group(draft))
+    }
+
+    /// Changes a group that a user made; `None` leaves a field as it is.
+    ///
+    /// # Errors
+    /// [`CommandError`] that names the field.
+    pub fn patch_group(
+        &self,
+        name: &str,
+        comment: Option<&str>,
+        criteria: Option<&[CriterionDraft]>,
+        now: Timestamp,
+    ) -> Result<Plan, CommandError> {
+        self.change(now, |policy| policy.patch_group(name, comment, criteria))
+    }
+
+    /// Deletes a group that nothing uses.
+    ///
+    /// # Errors
+    /// [`CommandError::InUse`] with what uses it.
+    pub fn delete_group(&self, name: &str, now: Timestamp) -> Result<Plan, CommandError> {
+        self.change(now, |policy| policy.delete_group(name))
+    }
+
+    /// Inserts rules at a place: `None` the end, 0 the start, `n` after rule n, `-n` before rule n.
+    ///
+    /// # Errors
+    /// [`CommandError`] that names the field.
+    pub fn insert_rules(
+        &self,
+        after: Option<i64>,
+        rules: &[RuleDraft],
+        now: Timestamp,
+    ) -> Result<Plan, CommandError> {
+        self.change(now, |policy| policy.insert_rules(after, rules))
+    }
+
+    /// Moves a rule; `after` as for [`Controller::insert_rules`].
+    ///
+    /// # Errors
+    /// [`CommandError`] that names the rule.
+    pub fn move_rule(&self, id: RuleId, after: Option<i64>, now: Timestamp) -> Result<Plan, CommandError> {
+        self.change(now, |policy| policy.move_rule(id, after))
+    }
+
+    /// Replaces all user rules.
+    ///
+    /// # Errors
+    /// [`CommandError`] that names the field.
+    pub fn replace_rules(&self, rules: &[RuleDraft], now: Timestamp) -> Result<Plan, CommandError> {
+        self.change(now, |policy| policy.replace_rules(rules))
+    }
+
+    /// Changes a rule that a user made.
+    ///
+    /// # Errors
+    /// [`CommandError`] that names the field.
+    pub fn patch_rule(&self, id: RuleId, patch: &RulePatch, now: Timestamp) -> Result<Plan, CommandError> {
+        self.change(now, |policy| policy.patch_rule(id, patch))
+    }
+
+    /// Deletes rules.
+    ///
+    /// # Errors
+    /// [`CommandError::NotFound`] with the first that is not there.
+    pub fn delete_rules(&self, ids: &[RuleId], now: Timestamp) -> Result<Plan, CommandError> {
+        self.change(now, |policy| {
+            ids.iter().try_for_each(|id| policy.delete_rule(*id))
+        })
+    }
+
+    /// Sets the mode of services.
+    ///
+    /// # Errors
+    /// [`CommandError::NotFound`] with the first that is not there.
+    pub fn set_modes(&self, services: &[String], mode: Mode, now: Timestamp) -> Result<Plan, CommandError> {
+        self.change(now, |policy| {
+            services
+                .iter()
+                .try_for_each(|service| policy.set_mode(service, mode))
+        })
+    }
+
+    /// Changes settings.
+    ///
+    /// # Errors
+    /// [`CommandError`] that names the setting.
+    pub fn patch_settings(&self, draft: &SettingsDraft, now: Timestamp) -> Result<Plan, CommandError> {
+        self.change(now, |policy| policy.set_settings(draft))
+    }
+
+    /// Applies the documents of a policy file: whole or not at all.
+    ///
+    /// # Errors
+    /// [`CommandError`] that names document and field.
+    pub fn apply(&self, documents: &[Document], now: Timestamp) -> Result<Plan, CommandError> {
+        self.change(now, |policy| {
+            let mut seen = BTreeSet::new();
+            // Groups first, so that a rule may stand before the groups that it names.
+            let mut order: Vec<(usize, &Document)> = documents.iter().enumerate().collect();
+            order.sort_by_key(|(at, document)| (!matches!(document, Document::Group(_)), *at));
+            for (at, document) in order {
+                let number = at + 1;
+                let unique = match document {
+                    Document::Group(group) => Some(("group", group.name.clone())),
+                    Document::Rule(rule) => (rule.id != 0).then(|| ("rule", rule.id.to_string())),
+                    Document::ServiceMode { service, .. } => Some((
+                        "service",
+                        service.strip_prefix("nv.").unwrap_or(service).to_owned(),
+                    )),
+                    Document::Settings(_) => Some(("settings", String::new())),
+                };
+                if let Some((what, name)) = unique
+                    && !seen.insert((what, name.clone()))
+                {
+                    return Err(CommandError::Duplicate {
+                        document: number,
+                        what,
+                        name,
+                    });
+                }
+                let wrap = |problem| CommandError::Document {
+                    document: number,
+                    problem: Box::new(problem),
+                };
+                match document {
+                    Document::Group(group) => group.read().and_then(|group| policy.put_group(group)),
+                    Document::Rule(rule) => policy.put_rule(rule).map(drop),
+                    Document::ServiceMode { service, mode } => mode
+                        .parse()
+                        .map_err(|error: nv_types::ParseModeError| CommandError::Field {
+                            field: "mode".into(),
+                            problem: error.to_string(),
+                        })
+                        .and_then(|mode| policy.set_mode(service, mode)),
+                    Document::Settings(settings) => policy.set_settings(settings),
+                }
+                .map_err(wrap)?;
+            }
+            Ok(())
+        })
+    }
+
+    // Reports and what comes of them.
+
+    /// Takes flow records from a node.
+    pub fn report_flows(&mut self, records: &[FlowRecord], now: Timestamp) {
+        let input = self.state.input();
+        for record in records {
+            let Some(delta) = self.flows.take(record, input) else {
+                continue;
+            };
+            self.conversations.take(record, &delta, input);
+            self.violations.take(record, &delta, input, now);
+            self.learner.take(record, input, now);
+        }
+    }
+
+    /// Counts records that were lost on the way, by stage.
+    pub fn report_lost(&mut self, stage: &str, count: u64) {
+        *self.lost.entry(stage.to_owned()).or_default() += count;
+    }
+
+    /// Records lost on the way or here, by stage.
+    #[must_use]
+    pub fn lost(&self) -> BTreeMap<String, u64> {
+        let mut lost = self.lost.clone();
+        lost.insert("controller_conversations".into(), self.conversations.dropped());
+        lost.insert("controller_flows".into(), self.flows.forgotten());
+        lost.insert("controller_violations".into(), self.violations.dropped());
+        lost
+    }
+
+    /// When [`Controller::poll_plan`] will have something, if nothing else happens.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        if self.new_services.is_empty() {
+            self.learner.due()
+        } else {
+            Some(Timestamp(0))
+        }
+    }
+
+    /// What the controller wants written of its own accord: groups and modes of new services, learned rules.
+    #[must_use]
+    pub fn poll_plan(&mut self, now: Timestamp) -> Option<Plan> {
+        if let Some(plan) = self.plan_services() {
+            return Some(plan);
+        }
+        let observations = self.learner.poll(now)?;
+        self.plan_learned(&observations, now)
+    }
+
+    fn plan_services(&mut self) -> Option<Plan> {
+        let wanted = std::mem::take(&mut self.new_services);
+        let input = self.state.input();
+        let mut copy = PolicyInput::default();
+        let mut plan = Plan::default();
+        for workload in input.workloads.values() {
+            let Some(name) = workload.service_group().filter(|name| wanted.contains(name)) else {
+                continue;
+            };
+            if copy.add_service_group(workload).is_none() {
+                continue;
+            }
+            let Some(group) = copy.groups.get(&name) else {
+                continue;
+            };
+            let (group_key, mode_key) = (keys::group(&name), keys::mode(&name));
+            let mode = input.settings.new_service_mode;
+            if let Ok(value) = encode(&group_key, group) {
+                plan.conditions.push((group_key.clone(), None));
+                plan.puts.push((group_key, value));
+            }
+            // A mode that was set before its service came, or came back, stays.
+            if !input.modes.contains_key(&name)
+                && let Ok(value) = encode(&mode_key, &StoredMode { mode })
+            {
+                plan.conditions.push((mode_key.clone(), None));
+                plan.puts.push((mode_key, value));
+            }
+            plan.summary.push(format!("service {name} found: {mode}"));
+        }
+        (!plan.is_empty()).then_some(plan)
+    }
+
+    fn plan_learned(&self, observations: &[Observation], now: Timestamp) -> Option<Plan> {
+        let input = self.state.input();
+        let changes = learn(input, observations, now);
+        let mut plan = Plan::default();
+        let mut order = self.state.order();
+        let touch = |key: &String| (key.clone(), self.revisions.get(key).copied());
+        for change in changes {
+            match change {
+                RuleChange::Put(rule) => {
+                    let key = keys::rule(rule.id);
+                    let Ok(value) = encode(&key, &rule) else { continue };
+                    if !order.contains(&rule.id) {
+                        order.push(rule.id);
+                    }
+                    plan.summary.push(learned_words(&rule));
+                    plan.conditions.push(touch(&key));
+                    plan.puts.push((key, value));
+                }
+                RuleChange::Delete(id) => {
+                    let key = keys::rule(id);
+                    order.retain(|known| *known != id);
+                    plan.summary.push(format!(
+                        "learned rule {id} deleted: its ports have been identified"
+                    ));
+                    plan.conditions.push(touch(&key));
+                    plan.deletes.push(key);
+                }
+            }
+        }
+        if plan.is_empty() {
+            return None;
+        }
+        if order != self.state.order() {
+            let key = keys::ORDER.to_owned();
+            let value = encode(&key, &nv_policy::StoredOrder { rules: order }).ok()?;
+            plan.conditions.push(touch(&key));
+            plan.puts.push((key, value));
+        }
+        Some(plan)
+    }
+
+    // Questions.
+
+    /// Conversations.
+    #[must_use]
+    pub fn conversations(&self) -> Vec<Conversation> {
+        self.conversations.list()
+    }
+
+    /// Violations, newest last.
+    pub fn violations(&self) -> impl DoubleEndedIterator<Item = &Violation> {
+        self.violations.list()
+    }
+
+    /// The newest flows that the filter lets through, oldest first, at most `limit`.
+    #[must_use]
+    pub fn flows(&self, filter: &FlowFilter, limit: usize) -> Vec<FlowView> {
+        self.flows.newest(filter, limit, self.state.input())
+    }
+
+    /// Flows after a sequence number, for followers.
+    #[must_use]
+    pub fn flows_after(&self, sequence: u64, filter: &FlowFilter) -> Followed {
+        self.flows.after(sequence, filter, self.state.input())
+    }
+
+    /// Number of the last flow that was seen.
+    #[must_use]
+    pub const fn flow_sequence(&self) -> u64 {
+        self.flows.sequence()
+    }
+
+    /// What becomes of a flow, and why.
+    ///
+    /// # Errors
+    /// [`UnknownEnd`] when an end is nobody.
+    pub fn explain(&self, asked: &Asked) -> Result<nv_policy::Explanation, UnknownEnd> {
+        crate::explain::explain(self.state.input(), asked)
+    }
+
+    /// Names of the groups that a workload is in.
+    #[must_use]
+    pub fn groups_of(&self, workload: &Workload) -> BTreeSet<GroupName> {
+        Book::new(self.state.input()).workload(workload).groups
+    }
+
+    /// Members of each group, by group.
+    #[must_use]
+    pub fn members(&self) -> BTreeMap<GroupName, Vec<&Workload>> {
+        let input = self.state.input();
+        let book = Book::new(input);
+        let mut members: BTreeMap<GroupName, Vec<&Workload>> = BTreeMap::new();
+        for workload in input.workloads.values() {
+            for group in book.workload(workload).groups {
+                members.entry(group).or_default().push(workload);
+            }
+        }
+        members
+    }
+}
+
+fn learned_words(rule: &Rule) -> String {
+    let apps: Vec<_> = rule.applications.iter().map(|app| app.name()).collect();
+    format!(
+        "rule {} learned: {} -> {} {} {}",
+        rule.id,
+        rule.from,
+        rule.to,
+        rule.ports,
+        apps.join(",")
+    )
+    .trim_end()
+    .to_owned()
+}

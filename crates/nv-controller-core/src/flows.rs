@@ -1,0 +1,237 @@
+//! Recent flows: a bounded ring with sequence numbers, so that a follower knows what it missed.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use nv_policy::PolicyInput;
+use nv_types::{
+    Application, Decision, Direction, FiveTuple, FlowRecord, FlowState, NodeId, Peer, Timestamp, Verdict,
+    WorkloadId,
+};
+
+use crate::conversation::{Endpoint, endpoint};
+
+/// Flows that are kept.
+const RING: usize = 20_000;
+/// Flows that are under way at once, for telling a change from a repetition.
+const OPEN: usize = 100_000;
+
+/// One entry of the ring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowView {
+    /// Its number.
+    pub sequence: u64,
+    /// The record.
+    pub record: FlowRecord,
+    /// The client.
+    pub client: Endpoint,
+    /// The server.
+    pub server: Endpoint,
+}
+
+/// Which flows. Every field that is there must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FlowFilter {
+    /// Client: a workload's name or id, a service or its group, an address, `external`.
+    pub from: Option<String>,
+    /// Server.
+    pub to: Option<String>,
+    /// Verdict.
+    pub verdict: Option<Verdict>,
+    /// Server port.
+    pub port: Option<u16>,
+    /// Protocol by name or number.
+    pub protocol: Option<String>,
+    /// Seen at this time or later.
+    pub since: Option<Timestamp>,
+}
+
+impl FlowFilter {
+    fn lets_through(&self, view: &FlowView, input: &PolicyInput) -> bool {
+        let record = &view.record;
+        let is = |wanted: &Option<String>, end: &Endpoint, address: std::net::IpAddr| {
+            wanted.as_ref().is_none_or(|text| {
+                text == &end.id
+                    || text == &end.name
+                    || *text == address.to_string()
+                    || end
+                        .workload
+                        .as_ref()
+                        .and_then(|id| input.workloads.get(id))
+                        .is_some_and(|workload| {
+                            *text == workload.service
+                                || workload
+                                    .service_group()
+                                    .is_some_and(|group| group.as_str() == text)
+                        })
+            })
+        };
+        is(&self.from, &view.client, record.tuple.client)
+            && is(&self.to, &view.server, record.tuple.server)
+            && self
+                .verdict
+                .is_none_or(|verdict| record.decision.verdict == verdict)
+            && self.port.is_none_or(|port| record.tuple.server_port == port)
+            && self.since.is_none_or(|since| record.last_seen >= since)
+            && self.protocol.as_ref().is_none_or(|wanted| {
+                let proto = record.tuple.proto;
+                wanted.eq_ignore_ascii_case(&proto.to_string())
+                    || wanted.eq_ignore_ascii_case(&proto.for_policy().to_string())
+                    || *wanted == proto.0.to_string()
+            })
+    }
+}
+
+/// What a follower gets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Followed {
+    /// Flows that the filter lets through, oldest first.
+    pub flows: Vec<FlowView>,
+    /// Number to ask from next.
+    pub sequence: u64,
+    /// Entries that were overwritten before they could be followed.
+    pub missed: u64,
+}
+
+/// What a record adds to what was known of its flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Delta {
+    /// First record of the flow.
+    pub(crate) is_new: bool,
+    /// Verdict or application are other than before.
+    pub(crate) is_changed: bool,
+    /// Bytes of both directions since the last record.
+    pub(crate) bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    bytes: u64,
+    decision: Decision,
+    application: Option<Application>,
+}
+
+type Key = (NodeId, WorkloadId, Direction, FiveTuple);
+
+/// The ring.
+#[derive(Debug, Default)]
+pub(crate) struct FlowLog {
+    ring: VecDeque<FlowView>,
+    open: BTreeMap<Key, Seen>,
+    sequence: u64,
+    forgotten: u64,
+}
+
+impl FlowLog {
+    /// Takes a record. `None`: the other end's agent tells of the same flow, and that one counts.
+    pub(crate) fn take(&mut self, record: &FlowRecord, input: &PolicyInput) -> Option<Delta> {
+        if is_told_by_client(record, input) {
+            return None;
+        }
+        let key = (
+            record.node.clone(),
+            record.workload.clone(),
+            record.direction,
+            record.tuple,
+        );
+        let bytes = record.bytes_to_client.saturating_add(record.bytes_to_server);
+        let now = Seen {
+            bytes,
+            decision: record.decision,
+            application: record.application,
+        };
+        let before = if record.state == FlowState::Closed {
+            self.open.remove(&key)
+        } else {
+            self.open.insert(key, now)
+        };
+        if self.open.len() > OPEN {
+            self.open.pop_first();
+            self.forgotten += 1;
+        }
+        let delta = match before {
+            None => Delta {
+                is_new: true,
+                is_changed: true,
+                bytes,
+            },
+            Some(before) => Delta {
+                is_new: false,
+                is_changed: before.decision != record.decision || before.application != record.application,
+                // Totals that fall are those of a new flow on old ports.
+                bytes: bytes.checked_sub(before.bytes).unwrap_or(bytes),
+            },
+        };
+        if delta.is_changed || record.state == FlowState::Closed {
+            self.push(record, input);
+        }
+        Some(delta)
+    }
+
+    fn push(&mut self, record: &FlowRecord, input: &PolicyInput) {
+        self.sequence += 1;
+        if self.ring.len() == RING {
+            self.ring.pop_front();
+        }
+        self.ring.push_back(FlowView {
+            sequence: self.sequence,
+            record: record.clone(),
+            client: endpoint(&record.client, input),
+            server: endpoint(&record.server, input),
+        });
+    }
+
+    pub(crate) const fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    pub(crate) const fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
+    pub(crate) fn newest(&self, filter: &FlowFilter, limit: usize, input: &PolicyInput) -> Vec<FlowView> {
+        let found = self
+            .ring
+            .iter()
+            .rev()
+            .filter(|view| filter.lets_through(view, input))
+            .take(limit);
+        let mut found: Vec<_> = found.cloned().collect();
+        found.reverse();
+        found
+    }
+
+    pub(crate) fn after(&self, sequence: u64, filter: &FlowFilter, input: &PolicyInput) -> Followed {
+        let first = self.ring.front().map_or(self.sequence + 1, |view| view.sequence);
+        let flows = self
+            .ring
+            .iter()
+            .rev()
+            .take_while(|view| view.sequence > sequence)
+            .filter(|view| filter.lets_through(view, input))
+            .cloned()
+            .collect::<Vec<_>>();
+        let missed = first.saturating_sub(sequence.saturating_add(1));
+        Followed {
+            flows: flows.into_iter().rev().collect(),
+            sequence: self.sequence.max(sequence),
+            missed,
+        }
+    }
+}
+
+/// A flow between two workloads is seen by both endpoints: the client's side counts. What a server's side denies after the client's
+/// let it pass is told all the same.
+fn is_told_by_client(record: &FlowRecord, input: &PolicyInput) -> bool {
+    let Peer::Workload(client) = &record.client else {
+        return false;
+    };
+    record.direction == Direction::Ingress
+        && record.decision.verdict != Verdict::Deny
+        && input.workloads.get(client).is_some_and(|workload| {
+            !workload.host_network
+                && workload
+                    .interfaces
+                    .iter()
+                    .any(|interface| interface.host_index.is_some())
+        })
+}
