@@ -10,7 +10,7 @@
 //! assert_eq!(datapath.status()?.hook, "software");
 //! # Ok::<(), nv_dp::DatapathError>(())
 //! ```
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod convert;
 mod datapath;

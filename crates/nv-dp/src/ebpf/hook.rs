@@ -13,7 +13,7 @@ use aya::util::KernelVersion;
 use nv_types::Direction;
 
 use super::pins::Pins;
-use super::{fault, interface_name};
+use super::setup::{fault, interface_name};
 use crate::DatapathError;
 
 /// How programs are put on interfaces.

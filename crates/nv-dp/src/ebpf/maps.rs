@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, IterableMap as _, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf};
 use aya::{Ebpf, Pod};
 use nv_dp_common::layout::{
     AddressData, AddressValue, COUNTER_WORDS, ChainValue, EndpointValue, FlowData, FlowKeyValue, OwnKey,
     PairKey, PortData, SLOT_BIT, Switches,
 };
 
-use super::fault;
+use super::setup::fault;
 use super::spec::SPEC_BYTES;
 use crate::DatapathError;
-use crate::slot::SlotTables;
+use crate::slot::{Capacity, SlotTables};
 
 /// Every table that userspace reads or writes.
 pub(crate) struct Maps {
@@ -58,6 +58,18 @@ impl Maps {
             lost: take(ebpf, "NV_LOST")?,
             specs: take(ebpf, "NV_SPECS")?,
         })
+    }
+
+    /// Room for one image in each policy table, and for flows.
+    pub(crate) fn sizes(&self) -> Result<(Capacity, usize), DatapathError> {
+        let half = |map: &MapData| Ok::<_, DatapathError>(entries(map)? / 2);
+        let capacity = Capacity {
+            addresses: half(self.addresses.map())?,
+            pairs: half(self.pairs.map())?,
+            ports: half(self.ports.map())?,
+            chains: half(self.chains.map())?,
+        };
+        Ok((capacity, entries(self.flows.map())?))
     }
 
     /// What a slot holds in the kernel, workloads left out.
@@ -159,6 +171,13 @@ impl Maps {
         mirror.index_lengths();
         Ok(writes + 1)
     }
+}
+
+fn entries(map: &MapData) -> Result<usize, DatapathError> {
+    let info = map
+        .info()
+        .map_err(|error| fault("ask for the size of a table", &error))?;
+    Ok(usize::try_from(info.max_entries()).unwrap_or(usize::MAX))
 }
 
 /// Prefix lengths are at most 128.

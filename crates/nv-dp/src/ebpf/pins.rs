@@ -9,6 +9,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nv_types::Direction;
 
+use super::sys;
 use crate::DatapathError;
 
 /// Where BPF file systems are mounted by convention.
@@ -94,13 +95,22 @@ impl Pins {
     /// Removes the links of an interface: the programs are then gone from it.
     pub(crate) fn unlink(&self, ifindex: u32) -> Result<(), DatapathError> {
         for direction in [Direction::Ingress, Direction::Egress] {
-            remove(&self.link(ifindex, direction))?;
+            let path = self.link(ifindex, direction);
+            match sys::detach_pinned(&path) {
+                Ok(()) => {}
+                Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOLINK)) => {}
+                Err(error) => return Err(io(format!("detach {}", path.display()), &error)),
+            }
+            remove(&path)?;
         }
         Ok(())
     }
 
     /// Removes every pin and the folders. What still holds a map or a link keeps it alive until it ends.
     pub(crate) fn remove_all(&self) -> Result<(), DatapathError> {
+        for ifindex in self.linked()? {
+            self.unlink(ifindex)?;
+        }
         for folder in ["links", "maps"] {
             clear(&self.dir.join(folder))?;
         }

@@ -3,10 +3,18 @@
 //! Ethernet (IEEE 802.3), VLAN and QinQ (802.1Q, two tags at most), IPv4 (RFC 791), IPv6 with at most
 //! [`MAX_EXTENSIONS`] extension headers (RFC 8200), TCP (RFC 9293), UDP (RFC 768), SCTP (RFC 9260), ICMP (RFC 792, 4443).
 
+mod address;
+mod quote;
+
 use nv_types::{Direction, IpProto};
 
 use crate::layout::FlowKeyValue;
 use crate::packet::Packet;
+
+pub use address::{is_link_local_v6, is_multicast, is_unspecified, is_v4};
+pub use quote::quoted;
+
+use address::mapped;
 
 /// Extension headers of an IPv6 packet that are followed.
 pub const MAX_EXTENSIONS: u32 = 6;
@@ -137,19 +145,13 @@ const ETH_ARP: u16 = 0x0806;
 const LINK_CONTROL: [u8; 5] = [0x01, 0x80, 0xc2, 0x00, 0x00];
 
 #[inline(always)]
-const fn be16(high: u8, low: u8) -> u16 {
+pub(crate) const fn be16(high: u8, low: u8) -> u16 {
     u16::from_be_bytes([high, low])
 }
 
 #[inline(always)]
 const fn is_tag(ethertype: u16) -> bool {
     ethertype == ETH_VLAN || ethertype == ETH_QINQ
-}
-
-/// IPv4 address as tables hold it.
-#[inline(always)]
-const fn mapped(a: u8, b: u8, c: u8, d: u8) -> [u8; 16] {
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
 }
 
 /// Reads a frame that goes in `direction`, seen from the workload.
@@ -418,102 +420,4 @@ fn icmp<P: Packet>(packet: &P, at: u32, length: u32, from_link: bool, headers: &
             _ => Class::Flow,
         }
     }
-}
-
-/// The flow that an ICMP error quotes: its body at `headers.payload` holds the start of a packet that went the other
-/// way. `false` when it cannot be read; what `key` holds then means nothing.
-#[inline(always)]
-pub fn quoted<P: Packet>(
-    packet: &P,
-    direction: Direction,
-    headers: &Headers,
-    key: &mut FlowKeyValue,
-) -> bool {
-    read_quoted(packet, direction, headers, key).is_some()
-}
-
-#[inline(always)]
-fn read_quoted<P: Packet>(
-    packet: &P,
-    direction: Direction,
-    headers: &Headers,
-    key: &mut FlowKeyValue,
-) -> Option<()> {
-    let at = headers.payload;
-    *key = headers.key;
-    let (source, destination) = match direction {
-        // The quoted packet went against the error: from the workload if the error comes to it.
-        Direction::Ingress => (&mut key.local, &mut key.peer),
-        Direction::Egress => (&mut key.peer, &mut key.local),
-    };
-    let (proto, size) = if headers.key.proto == IpProto::ICMPV6.0 {
-        let start = packet.load::<8>(at)?;
-        if start[0] >> 4 != 6 {
-            return None;
-        }
-        *source = packet.load::<16>(at + 8)?;
-        *destination = packet.load::<16>(at + 24)?;
-        (start[6], 40)
-    } else {
-        let ip = packet.load::<20>(at)?;
-        let size = u32::from(ip[0] & 0x0f) * 4;
-        if ip[0] >> 4 != 4 || size < 20 || be16(ip[6], ip[7]) & 0x1fff != 0 {
-            return None;
-        }
-        *source = mapped(ip[12], ip[13], ip[14], ip[15]);
-        *destination = mapped(ip[16], ip[17], ip[18], ip[19]);
-        (ip[9], size)
-    };
-    key.proto = proto;
-    let start = at + size;
-    let room = headers.payload_len.checked_sub(size)?;
-    if room < 8 {
-        return None;
-    }
-    let bytes = packet.load::<8>(start)?;
-    let (from, to) = (be16(bytes[0], bytes[1]), be16(bytes[2], bytes[3]));
-    (key.local_port, key.peer_port) = (0, 0);
-    match IpProto(key.proto) {
-        IpProto::TCP | IpProto::UDP | IpProto::SCTP => {
-            (key.local_port, key.peer_port) = match direction {
-                Direction::Ingress => (from, to),
-                Direction::Egress => (to, from),
-            };
-        }
-        IpProto::ICMP | IpProto::ICMPV6 => key.local_port = be16(bytes[4], bytes[5]),
-        _ => {}
-    }
-    Some(())
-}
-
-/// Multicast (224.0.0.0/4, ff00::/8) or the limited broadcast address.
-#[inline(always)]
-#[must_use]
-pub fn is_multicast(addr: &[u8; 16]) -> bool {
-    if is_v4(addr) {
-        addr[12] & 0xf0 == 0xe0 || [addr[12], addr[13], addr[14], addr[15]] == [255; 4]
-    } else {
-        addr[0] == 0xff
-    }
-}
-
-/// Whether it is an IPv4 address.
-#[inline(always)]
-#[must_use]
-pub fn is_v4(addr: &[u8; 16]) -> bool {
-    addr[..12] == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]
-}
-
-/// An address that a host may use before it has one of its own: unspecified, or IPv6 link-local.
-#[inline(always)]
-#[must_use]
-pub fn is_unspecified(addr: &[u8; 16]) -> bool {
-    *addr == [0; 16] || *addr == mapped(0, 0, 0, 0)
-}
-
-/// IPv6 link-local unicast, fe80::/10.
-#[inline(always)]
-#[must_use]
-pub const fn is_link_local_v6(addr: &[u8; 16]) -> bool {
-    addr[0] == 0xfe && addr[1] & 0xc0 == 0x80
 }

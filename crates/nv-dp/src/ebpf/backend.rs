@@ -1,0 +1,206 @@
+//! The trait over the kernel's tables.
+
+use std::collections::BTreeMap;
+
+use aya::maps::MapError;
+use nix::time::{ClockId, clock_gettime};
+use nv_dp_common::layout::{EventValue, FlowData, FlowKeyValue};
+use nv_dp_common::timeout::idle_ns;
+use nv_types::{Direction, FlowState, IpProto, PolicyImage, Revision};
+
+use super::endpoints::absent_is_fine;
+use super::setup::{fault, interface_name};
+use super::{EbpfDatapath, Endpoint, MAX_ENDPOINTS, spec};
+use crate::slot::SlotTables;
+use crate::{
+    Datapath, DatapathConfig, DatapathError, DatapathEvent, DatapathStatus, EndpointSpec, EndpointStatus,
+    FlowStats, convert,
+};
+
+fn monotonic_ns() -> Result<u64, DatapathError> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(|error| fault("read the clock", &error))?;
+    let seconds = u64::try_from(now.tv_sec()).unwrap_or(0);
+    Ok(seconds * 1_000_000_000 + u64::try_from(now.tv_nsec()).unwrap_or(0))
+}
+
+impl EbpfDatapath {
+    /// Every flow once. The table changes while it is walked: the walk is bounded, and a flow that moves may be missed until
+    /// the next one.
+    fn flows(&self) -> Result<BTreeMap<FlowKeyValue, FlowData>, DatapathError> {
+        let bound = self.max_flows.saturating_mul(2);
+        let mut flows = BTreeMap::new();
+        for item in self.maps.flows.iter().take(bound) {
+            match item {
+                Ok((key, flow)) => {
+                    flows.insert(FlowKeyValue::from_bytes(&key), FlowData::from_bytes(&flow));
+                }
+                Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(fault("read the flows", &error)),
+            }
+        }
+        Ok(flows)
+    }
+}
+
+impl Datapath for EbpfDatapath {
+    fn apply(&mut self, image: &PolicyImage, config: &DatapathConfig) -> Result<(), DatapathError> {
+        let next = self.epoch.wrapping_add(1);
+        let slot = next & 1;
+        let target = SlotTables::build(image, config, slot, &self.capacity)?;
+        let place = usize::from(slot != 0);
+        let writes = self.maps.write_slot(slot, &mut self.slots[place], &target)?;
+        self.slots[place].locals = target.locals;
+        let mut changed = Vec::new();
+        for (ifindex, endpoint) in &mut self.endpoints {
+            let view = self.slots[place].view(endpoint.spec.workload.as_ref());
+            if endpoint.value.views[place] != view {
+                endpoint.value.views[place] = view;
+                changed.push((*ifindex, endpoint.value));
+            }
+        }
+        for (ifindex, value) in &changed {
+            self.write_endpoint(*ifindex, value)?;
+        }
+        self.write_epoch(next)?;
+        tracing::debug!(
+            revision = image.revision.0,
+            epoch = next,
+            writes,
+            endpoints = changed.len(),
+            "policy in force"
+        );
+        Ok(())
+    }
+
+    fn attach(&mut self, spec: &EndpointSpec) -> Result<(), DatapathError> {
+        let no_interface = || DatapathError::NoInterface {
+            ifindex: spec.ifindex,
+            name: spec.name.clone(),
+        };
+        if interface_name(spec.ifindex).is_none() {
+            return Err(no_interface());
+        }
+        let block = spec::encode(spec)?;
+        let known = self.endpoints.get(&spec.ifindex);
+        if known.is_some_and(|endpoint| endpoint.spec == *spec) {
+            return Ok(());
+        }
+        let again = known.is_some() || self.gone.remove(&spec.ifindex);
+        let index = match known.map(|endpoint| endpoint.value.index) {
+            Some(index) => index,
+            None => self.free_index()?,
+        };
+        let views = [0, 1].map(|slot: usize| self.slots[slot].view(spec.workload.as_ref()));
+        let value = convert::endpoint_value(spec, views, index);
+        self.write_own(spec.ifindex, &convert::own_addresses(spec).collect())?;
+        self.maps
+            .specs
+            .insert(spec.ifindex, block, 0)
+            .map_err(|error| fault("write an endpoint", &error))?;
+        self.write_endpoint(spec.ifindex, &value)?;
+        self.endpoints.insert(
+            spec.ifindex,
+            Endpoint {
+                spec: spec.clone(),
+                value,
+            },
+        );
+        if again {
+            self.write_epoch(self.epoch.wrapping_add(2))?; // flows are judged again, the slot stays
+        }
+        if !self.hook.attach(&mut self.ebpf, &self.pins, spec.ifindex)? {
+            self.endpoints.remove(&spec.ifindex);
+            self.forget(spec.ifindex)?;
+            return Err(no_interface());
+        }
+        Ok(())
+    }
+
+    fn detach(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        self.endpoints.remove(&ifindex);
+        self.forget(ifindex)
+    }
+
+    fn poll_events(&mut self, max: usize) -> Result<Vec<DatapathEvent>, DatapathError> {
+        let mut events = Vec::new();
+        while events.len() < max {
+            let Some(item) = self.maps.events.next() else {
+                break;
+            };
+            let event = <&[u8; size_of::<EventValue>()]>::try_from(&*item)
+                .ok()
+                .map(EventValue::from_bytes);
+            events.extend(event.as_ref().and_then(convert::event));
+        }
+        Ok(events)
+    }
+
+    fn sweep(&mut self, each: &mut dyn FnMut(FlowStats)) -> Result<(), DatapathError> {
+        let flows = self.flows()?;
+        let now = monotonic_ns()?;
+        for (key, flow) in &flows {
+            let idle = now.saturating_sub(flow.last_ns) > idle_ns(IpProto(key.proto), flow);
+            let orphan = !self.endpoints.contains_key(&key.ifindex);
+            let state = if idle || orphan {
+                FlowState::Closed
+            } else {
+                convert::state_of(flow)
+            };
+            if idle || orphan {
+                absent_is_fine(self.maps.flows.remove(&key.to_bytes()), "remove a flow")?;
+            }
+            each(convert::flow_stats(key, flow, state));
+        }
+        self.gone.clear();
+        Ok(())
+    }
+
+    fn status(&mut self) -> Result<DatapathStatus, DatapathError> {
+        let place = usize::from(self.slot() != 0);
+        let active = &self.slots[place];
+        let mut endpoints = BTreeMap::new();
+        for (ifindex, endpoint) in &self.endpoints {
+            let status = EndpointStatus {
+                spec: endpoint.spec.clone(),
+                mode: endpoint.value.views[place].mode(),
+                ingress: self.counters(endpoint.value.index, Direction::Ingress)?,
+                egress: self.counters(endpoint.value.index, Direction::Egress)?,
+            };
+            endpoints.insert(*ifindex, status);
+        }
+        let lost = self
+            .maps
+            .lost
+            .get(&0, 0)
+            .map_err(|error| fault("read the lost events", &error))?;
+        let bound = self.max_flows;
+        let flows = self.maps.flows.keys().take(bound).filter(Result::is_ok).count();
+        let capacity = &self.capacity;
+        let room = |used: usize, capacity: usize| (used as u64, capacity as u64);
+        Ok(DatapathStatus {
+            hook: self.hook.name().into(),
+            revision: (active.switches.valid != 0).then_some(Revision(active.switches.revision)),
+            endpoints,
+            lost_events: lost.iter().sum(),
+            flows: flows as u64,
+            tables: [
+                ("addresses", room(active.addresses.len(), capacity.addresses)),
+                ("pairs", room(active.pairs.len(), capacity.pairs)),
+                ("ports", room(active.ports.len(), capacity.ports)),
+                ("decisions", room(active.chains.len(), capacity.chains)),
+                ("flows", room(flows, bound)),
+                ("endpoints", room(self.endpoints.len(), MAX_ENDPOINTS)),
+            ]
+            .map(|(name, used)| (name.to_owned(), used))
+            .into(),
+        })
+    }
+
+    fn purge(&mut self) -> Result<(), DatapathError> {
+        let guarded: Vec<u32> = self.endpoints.keys().copied().collect();
+        for ifindex in guarded {
+            self.detach(ifindex)?;
+        }
+        self.pins.remove_all()
+    }
+}
