@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use nv_api::rest as api;
 use reqwest::Method;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::rows::{Conversation, Explanation, Rule, Service, Violation, Workload, number, text};
+use super::rows::{Conversation, Rule, Service, Violation, Workload};
 
 /// Name of the header that says at which revision a change was written.
 const REVISION_HEADER: &str = "x-nv-revision";
@@ -35,13 +37,13 @@ pub enum RestError {
         /// What it said.
         message: String,
     },
-    /// An answer that lacks what it must have.
-    #[error("{call}: the answer has no '{field}'")]
+    /// An answer of another form.
+    #[error("{call}: {source}")]
     Garbled {
         /// What was asked.
         call: String,
-        /// What is missing.
-        field: &'static str,
+        /// What is wrong with it.
+        source: serde_json::Error,
     },
 }
 
@@ -66,70 +68,56 @@ impl Rest {
             token: String::new(),
         };
         let body = json!({"password": {"username": user, "password": password}});
-        let (answer, _) = rest.call(Method::POST, "/v1/auth", &[], Some(&body)).await?;
-        let token = answer.pointer("/token/token").and_then(Value::as_str);
-        rest.token = token
-            .ok_or(RestError::Garbled {
-                call: "/v1/auth".into(),
-                field: "token",
-            })?
-            .to_owned();
+        let (answer, _) = rest
+            .call::<api::TokenData>(Method::POST, "/v1/auth", &[], Some(&body))
+            .await?;
+        rest.token = answer.token.token;
         Ok(rest)
     }
 
     pub(crate) async fn workloads(&self) -> Result<Vec<Workload>, RestError> {
-        Ok(self
-            .list("/v1/workload", "workloads")
-            .await?
-            .iter()
-            .map(Workload::of)
-            .collect())
+        let mut rows = rows(self.get::<api::WorkloadsData>("/v1/workload").await?.workloads);
+        rows.sort_by(|a: &Workload, b| a.name.cmp(&b.name));
+        Ok(rows)
     }
 
     pub(crate) async fn services(&self) -> Result<Vec<Service>, RestError> {
-        Ok(self
-            .list("/v1/service", "services")
-            .await?
-            .iter()
-            .map(Service::of)
-            .collect())
+        Ok(rows(self.get::<api::ServicesData>("/v1/service").await?.services))
     }
 
     pub(crate) async fn rules(&self) -> Result<Vec<Rule>, RestError> {
-        Ok(self
-            .list("/v1/policy/rule", "rules")
-            .await?
-            .iter()
-            .map(Rule::of)
-            .collect())
+        Ok(rows(self.get::<api::RulesData>("/v1/policy/rule").await?.rules))
     }
 
-    /// Ends are workload ids in the answer; `names` says what they are called.
-    pub(crate) async fn conversations(&self, names: &[Workload]) -> Result<Vec<Conversation>, RestError> {
-        let list = self.list("/v1/conversation", "conversations").await?;
-        let mut found: Vec<Conversation> = list.iter().map(|item| Conversation::of(item, names)).collect();
-        found.sort_by(|a, b| (&a.from, &a.to).cmp(&(&b.from, &b.to)));
-        Ok(found)
+    pub(crate) async fn conversations(&self) -> Result<Vec<Conversation>, RestError> {
+        let mut rows = rows(
+            self.get::<api::ConversationsData>("/v1/conversation")
+                .await?
+                .conversations,
+        );
+        rows.sort_by(|a: &Conversation, b| (&a.from, &a.to).cmp(&(&b.from, &b.to)));
+        Ok(rows)
     }
 
-    pub(crate) async fn violations(&self, names: &[Workload]) -> Result<Vec<Violation>, RestError> {
-        let list = self.list("/v1/log/violation", "violations").await?;
-        Ok(list.iter().map(|item| Violation::of(item, names)).collect())
+    pub(crate) async fn violations(&self) -> Result<Vec<Violation>, RestError> {
+        Ok(rows(
+            self.get::<api::ViolationsData>("/v1/log/violation")
+                .await?
+                .violations,
+        ))
     }
 
-    /// Sets a service's mode; the revision of the change.
-    pub(crate) async fn set_mode(&self, service: &str, mode: &str) -> Result<Option<u64>, RestError> {
-        let body = json!({"config": {"name": service, "services": [service], "policy_mode": mode}});
+    /// Sets services' mode; the revision of the change.
+    pub(crate) async fn set_mode(&self, services: &[&str], mode: &str) -> Result<Option<u64>, RestError> {
+        let body = json!({"config": {"services": services, "policy_mode": mode}});
         let (_, revision) = self
-            .call(Method::PATCH, "/v1/service/config", &[], Some(&body))
+            .call::<Value>(Method::PATCH, "/v1/service/config", &[], Some(&body))
             .await?;
         Ok(revision)
     }
 
-    /// Lowest revision in force on a node; `None` while there is no node.
-    pub(crate) async fn in_force(&self) -> Result<Option<u64>, RestError> {
-        let nodes = self.list("/v1/node", "nodes").await?;
-        Ok(nodes.iter().map(|node| number(node, "revision")).min())
+    pub(crate) async fn nodes(&self) -> Result<api::NodesData, RestError> {
+        self.get("/v1/node").await
     }
 
     pub(crate) async fn explain(
@@ -138,34 +126,26 @@ impl Rest {
         to: &str,
         port: &str,
         app: &str,
-    ) -> Result<Explanation, RestError> {
+    ) -> Result<api::Explain, RestError> {
         let query = [("from", from), ("to", to), ("port", port), ("app", app)];
-        let (answer, _) = self.call(Method::GET, "/v1/explain", &query, None).await?;
-        Explanation::of(answer.get("explain").unwrap_or(&answer)).ok_or(RestError::Garbled {
-            call: "/v1/explain".into(),
-            field: "verdict",
-        })
+        let (answer, _) = self
+            .call::<api::ExplainData>(Method::GET, "/v1/explain", &query, None)
+            .await?;
+        Ok(answer.explain)
     }
 
-    async fn list(&self, path: &str, field: &'static str) -> Result<Vec<Value>, RestError> {
-        let (mut answer, _) = self.call(Method::GET, path, &[], None).await?;
-        match answer.get_mut(field).map(Value::take) {
-            Some(Value::Array(list)) => Ok(list),
-            Some(Value::Null) => Ok(Vec::new()),
-            _ => Err(RestError::Garbled {
-                call: path.to_owned(),
-                field,
-            }),
-        }
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, RestError> {
+        Ok(self.call(Method::GET, path, &[], None).await?.0)
     }
 
-    async fn call(
+    /// The answer, and the revision of the change that was made.
+    async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         query: &[(&str, &str)],
         body: Option<&Value>,
-    ) -> Result<(Value, Option<u64>), RestError> {
+    ) -> Result<(T, Option<u64>), RestError> {
         let call = format!("{method} {path}");
         let mut request = self
             .http
@@ -182,18 +162,24 @@ impl Rest {
         let revision = response
             .headers()
             .get(REVISION_HEADER)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|text| text.parse().ok());
+            .and_then(|value| value.to_str().ok()?.parse().ok());
         let bytes = response.bytes().await?;
-        let answer: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         if !status.is_success() {
-            let message = text(&answer, &["message", "error"]);
+            let said = serde_json::from_slice::<api::ErrorBody>(&bytes).map(|body| body.message);
+            let message = said.unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into_owned());
             return Err(RestError::Refused {
                 call,
                 status: status.as_u16(),
                 message,
             });
         }
+        // An empty body is JSON's null: right where nothing is to be said.
+        let bytes = if bytes.is_empty() { &b"null"[..] } else { &bytes };
+        let answer = serde_json::from_slice(bytes).map_err(|source| RestError::Garbled { call, source })?;
         Ok((answer, revision))
     }
+}
+
+fn rows<T, R: From<T>>(list: Vec<T>) -> Vec<R> {
+    list.into_iter().map(R::from).collect()
 }

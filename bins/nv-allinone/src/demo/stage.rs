@@ -76,9 +76,9 @@ impl Stage {
     pub(crate) async fn refresh(&self, rest: &Rest) -> Result<(), RestError> {
         let workloads = rest.workloads().await?;
         let services = rest.services().await?;
-        let conversations = rest.conversations(&workloads).await?;
+        let conversations = rest.conversations().await?;
         let rules = rest.rules().await?;
-        let violations = rest.violations(&workloads).await?;
+        let violations = rest.violations().await?;
         let mut view = self.view();
         let story = std::mem::take(&mut view.story);
         *view = View {

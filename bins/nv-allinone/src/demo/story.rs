@@ -144,8 +144,7 @@ impl Story<'_> {
                 to.name()
             );
             wait(&what, async || {
-                let workloads = self.rest.workloads().await?;
-                let all = self.rest.conversations(&workloads).await?;
+                let all = self.rest.conversations().await?;
                 Ok(all.iter().any(|item| {
                     item.from == from.name()
                         && item.to == to.name()
@@ -224,18 +223,17 @@ impl Story<'_> {
     }
 
     async fn set_modes(&self, mode: &str) -> Result<(), String> {
-        let mut wanted = None;
-        for role in Role::ALL {
-            wanted = wanted.max(words(self.rest.set_mode(role.name(), mode).await)?);
-        }
+        let services = Role::ALL.map(Role::name);
+        let revision = words(self.rest.set_mode(&services, mode).await)?;
+        let wanted = match revision {
+            Some(revision) => revision,
+            None => words(self.rest.nodes().await)?.policy_revision,
+        };
         wait(
-            &format!("{mode} in force on the node (revision {wanted:?})"),
+            &format!("{mode} in force on the node (revision {wanted})"),
             async || {
-                let services = self.rest.services().await?;
-                let set = Role::ALL
-                    .iter()
-                    .all(|role| services.iter().any(|s| s.name == role.name() && s.mode == mode));
-                Ok(set && self.rest.in_force().await? >= wanted)
+                let nodes = self.rest.nodes().await?.nodes;
+                Ok(!nodes.is_empty() && nodes.iter().all(|node| node.revision >= wanted))
             },
         )
         .await
@@ -245,31 +243,25 @@ impl Story<'_> {
         wait(
             &format!("a violation web -> db with verdict {verdict}"),
             async || {
-                let workloads = self.rest.workloads().await?;
-                let all = self.rest.violations(&workloads).await?;
+                let all = self.rest.violations().await?;
                 Ok(all.iter().any(|item| {
                     item.client == Role::Web.name()
                         && item.server == Role::Db.name()
-                        && item.port == Role::Db.port().to_string()
-                        && is_verdict(&item.verdict, verdict)
+                        && item.port == Role::Db.port()
+                        && item.verdict == verdict
                 }))
             },
         )
         .await
     }
 
-    async fn learned(&self, from: Role, to: Role) -> Result<Option<u64>, RestError> {
+    async fn learned(&self, from: Role, to: Role) -> Result<Option<u32>, RestError> {
         let rules = self.rest.rules().await?;
         let found = rules.iter().find(|rule| {
             rule.learned && rule.action == "allow" && rule.from == from.name() && rule.to == to.name()
         });
         Ok(found.map(|rule| rule.id))
     }
-}
-
-/// NeuVector's word for an alert is `violate`.
-fn is_verdict(told: &str, verdict: &str) -> bool {
-    told == verdict || (verdict == "alert" && told == "violate")
 }
 
 fn flows(path: &str, tries: &Tries, before: (u64, u64)) -> Result<(), String> {

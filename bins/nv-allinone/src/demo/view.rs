@@ -71,7 +71,7 @@ impl Paint {
         let color = match verdict {
             "allow" => Color::Green,
             "deny" => Color::Red,
-            "alert" | "violate" => Color::Yellow,
+            "alert" => Color::Yellow,
             _ => Color::Dim,
         };
         self.paint(color, verdict)
@@ -177,7 +177,12 @@ impl View {
             for item in self.violations.iter().take(VIOLATION_LINES) {
                 let who = format!("{} -> {}", item.client, item.server);
                 let text = columns(
-                    &[&who, &item.port, &item.verdict, &item.sessions.to_string()],
+                    &[
+                        &who,
+                        &item.port.to_string(),
+                        &item.verdict,
+                        &item.sessions.to_string(),
+                    ],
                     &VIOLATION,
                 );
                 lines.push(swap(text, &item.verdict, &paint.verdict(&item.verdict)));
@@ -233,7 +238,6 @@ mod tests {
                 text: "learned".into(),
             }],
             workloads: vec![Workload {
-                id: "netns:nv-demo-web".into(),
                 name: "web".into(),
                 service: "web".into(),
                 addresses: vec!["198.18.77.11".into()],
