@@ -19,6 +19,7 @@ const RUSTC: &str = "/usr/bin/rustc";
 const RUSTC_VERSION: &str = "rustc 1.96.0";
 const LINKER_VERSION: &str = "bpf-linker 0.13.0";
 const OBJCOPY: &str = "/usr/lib/llvm-22/bin/llvm-objcopy";
+const NM: &str = "/usr/lib/llvm-22/bin/llvm-nm";
 const OBJECT: &str = "crates/nv-dp/bpf/nv.bpf.o";
 const DIGESTS: &str = "crates/nv-dp/bpf/nv.bpf.o.src.sha256";
 /// What decides the build besides the source files that the compiler names.
@@ -34,10 +35,14 @@ pub(crate) fn run(check: bool) -> anyhow::Result<()> {
     match (toolchain(), check) {
         (Ok(()), _) => build(check),
         (Err(missing), true) => {
-            cmd::say(&format!("ebpf: {missing}; comparing the recorded digests of the sources instead"));
+            cmd::say(&format!(
+                "ebpf: {missing}; comparing the recorded digests of the sources instead"
+            ));
             compare_digests(&cmd::root())
         }
-        (Err(missing), false) => bail!("cannot build the kernel programs: {missing}; `cargo xtask setup` installs it"),
+        (Err(missing), false) => {
+            bail!("cannot build the kernel programs: {missing}; `cargo xtask setup` installs it")
+        }
     }
 }
 
@@ -54,10 +59,14 @@ fn toolchain() -> Result<(), String> {
     if !Path::new(OBJCOPY).exists() {
         return Err(format!("{OBJCOPY} is missing (package llvm-22)"));
     }
-    let sysroot = Command::new(RUSTC).args(["--print", "target-libdir", "--target", TARGET]).output();
+    let sysroot = Command::new(RUSTC)
+        .args(["--print", "target-libdir", "--target", TARGET])
+        .output();
     match sysroot {
         Ok(output) if Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir() => Ok(()),
-        _ => Err(format!("{RUSTC} has no core library for {TARGET} (package libstd-rust-web-dev-bpf)")),
+        _ => Err(format!(
+            "{RUSTC} has no core library for {TARGET} (package libstd-rust-web-dev-bpf)"
+        )),
     }
 }
 
@@ -66,7 +75,12 @@ fn version(program: &Path, wanted: &str) -> Result<(), String> {
         .arg("--version")
         .stderr(Stdio::null())
         .output()
-        .map_err(|error| format!("{} does not start ({error}), {wanted} is needed", program.display()))?;
+        .map_err(|error| {
+            format!(
+                "{} does not start ({error}), {wanted} is needed",
+                program.display()
+            )
+        })?;
     let found = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     if found.starts_with(wanted) {
         Ok(())
@@ -116,7 +130,9 @@ fn compile(root: &Path) -> anyhow::Result<PathBuf> {
         format!("--remap-path-prefix={}=/r", home.join("registry/src").display()),
     ];
     let mut path = vec![tools().join("bin")];
-    path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+    path.extend(std::env::split_paths(
+        &std::env::var_os("PATH").unwrap_or_default(),
+    ));
     let mut cargo = cmd::cargo();
     cargo
         .current_dir(root.join("crates/nv-dp-ebpf"))
@@ -130,23 +146,65 @@ fn compile(root: &Path) -> anyhow::Result<PathBuf> {
         .env_remove("RUSTC_WRAPPER")
         .env_remove("RUSTUP_TOOLCHAIN");
     cmd::run(&mut cargo)?;
+    strip(&target)
+}
+
+/// Leaves what the kernel reads: debug sections are of no use to it, line tables would change with every comment, and
+/// mangled names hold a hash of the folder that was built in.
+fn strip(target: &Path) -> anyhow::Result<PathBuf> {
+    let built = target.join(TARGET).join("release/nv");
+    let names = cmd::output(Command::new(NM).arg("--format=just-symbols").arg(&built))?;
+    let renames: String = names
+        .lines()
+        .filter(|name| name.starts_with("_R"))
+        .map(|name| format!("{name} {}\n", without_hashes(name)))
+        .collect();
+    let list = target.join("nv.symbols");
+    fs::write(&list, renames).with_context(|| format!("cannot write {}", list.display()))?;
     let object = target.join("nv.bpf.o");
-    // Debug sections are of no use to the kernel; line tables would change with every comment.
     cmd::run(
         Command::new(OBJCOPY)
-            .args(["--strip-debug", "--remove-section=.BTF.ext", "--remove-section=.rel.BTF.ext"])
+            .args([
+                "--strip-debug",
+                "--remove-section=.BTF.ext",
+                "--remove-section=.rel.BTF.ext",
+            ])
             .args(["--remove-section=.rel.BTF", "--discard-locals"])
-            .arg(target.join(TARGET).join("release/nv"))
+            .arg(format!("--redefine-syms={}", list.display()))
+            .arg(&built)
             .arg(&object),
     )?;
     Ok(object)
+}
+
+/// A mangled name (Rust RFC 2603) without its crates' disambiguators, `Cs<base 62>_`.
+fn without_hashes(name: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = name;
+    while let Some((before, after)) = rest.split_once("Cs") {
+        plain.push_str(before);
+        let end = after.find(|c: char| !c.is_ascii_alphanumeric());
+        match end.filter(|end| *end > 0 && after[*end..].starts_with('_')) {
+            Some(end) => {
+                plain.push('C');
+                rest = &after[end + 1..];
+            }
+            None => {
+                plain.push_str("Cs");
+                rest = after;
+            }
+        }
+    }
+    plain + rest
 }
 
 /// Source files that the compiler read, from its dependency file, and the manifests.
 fn sources(root: &Path) -> anyhow::Result<BTreeSet<String>> {
     let file = target_dir(root).join(TARGET).join("release/nv.d");
     let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-    let (_, list) = text.split_once(':').context("the compiler's dependency file has no target")?;
+    let (_, list) = text
+        .split_once(':')
+        .context("the compiler's dependency file has no target")?;
     let mut sources: BTreeSet<String> = MANIFESTS.map(str::to_owned).into();
     for path in list.split_whitespace() {
         if let Ok(inside) = Path::new(path).strip_prefix(root) {
@@ -167,28 +225,46 @@ fn digests(root: &Path, sources: &BTreeSet<String>) -> anyhow::Result<String> {
 
 fn digest(path: &Path) -> anyhow::Result<String> {
     let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(Sha256::digest(&bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
 }
 
 fn compare_digests(root: &Path) -> anyhow::Result<()> {
     let text = fs::read_to_string(root.join(DIGESTS)).with_context(|| format!("cannot read {DIGESTS}"))?;
     let mut changed = Vec::new();
     for line in text.lines() {
-        let (recorded, source) = line.split_once("  ").with_context(|| format!("{DIGESTS}: cannot read '{line}'"))?;
+        let (recorded, source) = line
+            .split_once("  ")
+            .with_context(|| format!("{DIGESTS}: cannot read '{line}'"))?;
         if digest(&root.join(source))? != recorded {
             changed.push(source.to_owned());
         }
     }
     if !changed.is_empty() {
-        bail!("{OBJECT} was not built from these sources: {}", changed.join(", "));
+        bail!(
+            "{OBJECT} was not built from these sources: {}",
+            changed.join(", ")
+        );
     }
-    cmd::say(&format!("ebpf: {} sources are those that {OBJECT} was built from", text.lines().count()));
+    cmd::say(&format!(
+        "ebpf: {} sources are those that {OBJECT} was built from",
+        text.lines().count()
+    ));
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_lose_the_hash_of_their_folder() {
+        assert_eq!(without_hashes("_RNvNtCs3F3Zg8_6common3app"), "_RNvNtC6common3app");
+        assert_eq!(without_hashes("_RNvCsa1_2nvCsb2_1x"), "_RNvC2nvC1x");
+        assert_eq!(without_hashes("nv_egress"), "nv_egress");
+    }
 
     #[test]
     fn a_changed_source_is_named() {

@@ -52,7 +52,7 @@ pub struct FlowData {
     pub reason: u8,
     /// [`Direction`]: who opened it.
     pub direction: u8,
-    /// Application index, or [`APP_PENDING`].
+    /// Application index, or [`APP_PENDING`](super::APP_PENDING).
     pub app: u8,
     /// Unidentified payload packets from the workload.
     pub tx_payloads: u8,

@@ -83,7 +83,7 @@ pub struct PairKey {
     pub peer: u32,
     /// 0 or 1.
     pub slot: u8,
-    /// [`Direction`] as a number.
+    /// [`nv_types::Direction`] as a number.
     pub direction: u8,
     /// Zero.
     pub pad: [u8; 2],
