@@ -2,7 +2,7 @@
 
 use core::cell::Cell;
 
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_RB_NO_WAKEUP};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::ring_buf::RingBufEntry;
@@ -44,6 +44,9 @@ static NV_LOST: PerCpuArray<u64> = PerCpuArray::pinned(1, 0);
 /// What userspace needs to adopt an endpoint; no program reads it.
 #[map]
 static NV_SPECS: HashMap<u32, [u8; 1024]> = HashMap::pinned(1024, BPF_F_NO_PREALLOC);
+
+/// Userspace takes events when it comes round: nobody sleeps on the ring, so nobody is woken.
+const NO_WAKEUP: u64 = BPF_RB_NO_WAKEUP as u64;
 
 /// Working memory, one for each CPU: programs of this kind run with bottom halves off and are not nested.
 #[map]
@@ -218,7 +221,7 @@ impl Tables for KernelTables {
             (*event).direction = 0;
             (*event).pad = 0;
         }
-        room.submit(0);
+        room.submit(NO_WAKEUP);
     }
 
     #[inline(always)]
@@ -237,6 +240,6 @@ impl Tables for KernelTables {
             (*event).kind = EVENT_PACKET;
             (*event).direction = direction as u8;
         }
-        room.submit(0);
+        room.submit(NO_WAKEUP);
     }
 }

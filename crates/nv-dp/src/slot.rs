@@ -119,6 +119,7 @@ impl SlotTables {
     }
 
     /// Brings the lengths in line with the addresses.
+    #[cfg(feature = "ebpf")]
     pub(crate) fn index_lengths(&mut self) {
         self.lengths = self.addresses.keys().map(|(len, _)| *len).collect();
     }

@@ -11,6 +11,7 @@ mod sys;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use aya::Ebpf;
 use aya::programs::{TestRun as _, TestRunOptions};
@@ -162,6 +163,21 @@ impl EbpfDatapath {
         direction: Direction,
         frame: &[u8],
     ) -> Result<bool, DatapathError> {
+        self.repeat_frame(ifindex, direction, frame, 1)
+            .map(|(passes, _)| passes)
+    }
+
+    /// As [`EbpfDatapath::run_frame`], `times` in a row (at least once); also gives the mean time of one run.
+    ///
+    /// # Errors
+    /// When the kernel refuses to run it.
+    pub fn repeat_frame(
+        &mut self,
+        ifindex: u32,
+        direction: Direction,
+        frame: &[u8],
+        times: u32,
+    ) -> Result<(bool, Duration), DatapathError> {
         /// Place of `ifindex` in `struct __sk_buff` (linux/bpf.h).
         const IFINDEX: usize = 40;
         let mut context = [0; IFINDEX + 4];
@@ -173,12 +189,13 @@ impl EbpfDatapath {
         let options = TestRunOptions {
             data_in: Some(frame),
             ctx_in: Some(&context),
+            repeat: times.max(1),
             ..TestRunOptions::default()
         };
         let result = classifier(&mut self.ebpf, program)?
             .test_run(options)
             .map_err(|error| fault(&format!("run program {program}"), &error))?;
-        Ok(result.return_value != 2) // TC_ACT_SHOT
+        Ok((result.return_value != 2, result.duration)) // TC_ACT_SHOT
     }
 
     /// Instructions that the verifier walked through, by program: the early sign of one that an older kernel refuses.
