@@ -52,9 +52,8 @@ impl Pins {
                 ),
             });
         }
-        for folder in [dir.to_path_buf(), dir.join("maps"), dir.join("links")] {
-            fs::create_dir_all(&folder)
-                .map_err(|error| io(format!("create {}", folder.display()), &error))?;
+        for folder in ["maps", "links"].map(|name| dir.join(name)) {
+            create(&folder)?;
         }
         let file = File::open(dir).map_err(|error| io(format!("open {}", dir.display()), &error))?;
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| DatapathError::Kernel {
@@ -114,15 +113,31 @@ impl Pins {
         for folder in ["links", "maps"] {
             clear(&self.dir.join(folder))?;
         }
-        fs::remove_dir(&self.dir).map_err(|error| io(format!("remove {}", self.dir.display()), &error))
+        fs::remove_dir(&self.dir).map_err(|error| io(format!("remove {}", self.dir.display()), &error))?;
+        // The folder of all instances goes with the last one.
+        if let Some(parent) = self.dir.parent().filter(|parent| *parent != Path::new(BPFFS)) {
+            let _ = fs::remove_dir(parent);
+        }
+        Ok(())
     }
 
     /// Forgets tables that nothing enforces by.
     pub(crate) fn remove_maps(&self) -> Result<(), DatapathError> {
         clear(&self.maps())?;
-        fs::create_dir_all(self.maps())
-            .map_err(|error| io(format!("create {}", self.maps().display()), &error))
+        create(&self.maps())
     }
+}
+
+/// Makes a folder and those above it; another instance may be removing an empty one of those meanwhile.
+fn create(folder: &Path) -> Result<(), DatapathError> {
+    let mut result = fs::create_dir_all(folder);
+    for _ in 0..3 {
+        if !matches!(&result, Err(error) if error.kind() == ErrorKind::NotFound) {
+            break;
+        }
+        result = fs::create_dir_all(folder);
+    }
+    result.map_err(|error| io(format!("create {}", folder.display()), &error))
 }
 
 fn clear(dir: &Path) -> Result<(), DatapathError> {
