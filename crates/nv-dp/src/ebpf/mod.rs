@@ -106,12 +106,6 @@ impl EbpfDatapath {
         let pins = Pins::open(&config.pin_dir)?;
         check_abi(&pins)?;
         let mut ebpf = load(&config, &pins.maps())?;
-        for program in ["nv_egress", "nv_ingress"] {
-            let loaded = classifier(&mut ebpf, program)?;
-            loaded
-                .load()
-                .map_err(|error| fault(&format!("load program {program}"), &error))?;
-        }
         let mut maps = Maps::take(&mut ebpf)?;
         maps.state
             .set(STATE_ABI, ABI_VERSION, 0)

@@ -10,6 +10,7 @@ use nv_dp_common::ABI_VERSION;
 use nv_dp_common::layout::STATE_ABI;
 
 use super::EbpfConfig;
+use super::hook::classifier;
 use super::pins::Pins;
 use crate::DatapathError;
 
@@ -102,12 +103,19 @@ pub(super) fn check_abi(pins: &Pins) -> Result<(), DatapathError> {
     }
 }
 
+/// Creates or adopts the tables and loads both programs.
 pub(super) fn load(config: &EbpfConfig, maps: &Path) -> Result<Ebpf, DatapathError> {
+    // The verifier's log costs more time than its work: it is asked for only when there is something to read in it.
+    load_with(config, maps, VerifierLogLevel::STATS)
+        .or_else(|_| load_with(config, maps, VerifierLogLevel::DEBUG))
+}
+
+fn load_with(config: &EbpfConfig, maps: &Path, log: VerifierLogLevel) -> Result<Ebpf, DatapathError> {
     let twice = |entries: usize| u32::try_from(entries.saturating_mul(2)).unwrap_or(u32::MAX);
     let capacity = &config.capacity;
-    EbpfLoader::new()
+    let mut ebpf = EbpfLoader::new()
         .btf(None) // no relocations; reading the kernel's own types would cost megabytes
-        .verifier_log_level(VerifierLogLevel::DEBUG)
+        .verifier_log_level(log)
         .default_map_pin_directory(maps)
         .map_max_entries("NV_FLOWS", config.conntrack_entries)
         .map_max_entries("NV_EVENTS", config.events_bytes)
@@ -116,5 +124,12 @@ pub(super) fn load(config: &EbpfConfig, maps: &Path) -> Result<Ebpf, DatapathErr
         .map_max_entries("NV_PORTS", twice(capacity.ports))
         .map_max_entries("NV_CHAINS", twice(capacity.chains))
         .load(OBJECT)
-        .map_err(|error| fault("create the tables", &error))
+        .map_err(|error| fault("create the tables", &error))?;
+    for program in ["nv_egress", "nv_ingress"] {
+        let loaded = classifier(&mut ebpf, program)?;
+        loaded
+            .load()
+            .map_err(|error| fault(&format!("load program {program}"), &error))?;
+    }
+    Ok(ebpf)
 }
