@@ -22,6 +22,8 @@ const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const LEASES: TableDefinition<'_, u64, u64> = TableDefinition::new("leases");
 
 const REVISION: &str = "revision";
+/// Highest lease ever granted: a number is never given twice, or a client that still holds it would keep a stranger's lease.
+const LAST_LEASE: &str = "last lease";
 const FORMAT: &str = "format";
 const FORMAT_VERSION: u64 = 1;
 
@@ -99,10 +101,15 @@ impl Disk {
             let (id, ttl) = row?;
             leases.insert(id.value(), ttl.value());
         }
+        let last_lease = read
+            .open_table(META)?
+            .get(LAST_LEASE)?
+            .map_or(0, |value| value.value());
         Ok(Engine::restore(
             entries,
             Revision(revision),
             &leases,
+            last_lease,
             Instant::now(),
         ))
     }
@@ -148,6 +155,9 @@ impl Disk {
                     Some(ttl) => leases.insert(id.0, u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))?,
                     None => leases.remove(id.0)?,
                 };
+                if ttl.is_some() {
+                    write.open_table(META)?.insert(LAST_LEASE, id.0)?;
+                }
             }
             write.commit()?;
             Ok(())

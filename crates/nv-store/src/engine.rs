@@ -60,11 +60,13 @@ impl Engine {
         entries: BTreeMap<String, KeyValue>,
         revision: Revision,
         leases: &BTreeMap<u64, u64>,
+        last_lease: u64,
         now: Instant,
     ) -> Self {
         let mut engine = Self {
             revision,
             floor: revision,
+            last_lease,
             ..Self::default()
         };
         for (id, ttl) in leases {

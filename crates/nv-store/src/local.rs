@@ -18,7 +18,7 @@ use crate::{KvStore, StoreError};
 
 /// Requests that wait for the writer.
 const QUEUE: usize = 1024;
-/// Transactions that share one fsync.
+/// Requests that are served between two looks at leases and slow watchers.
 const BATCH: usize = 64;
 /// How often slow watchers are looked at.
 const CATCH_UP: Duration = Duration::from_millis(20);

@@ -115,6 +115,11 @@ fn a_file_is_read_again_with_revisions_and_leases() {
             .unwrap();
         assert!(matches!(gone, Some(WatchEvent::Changes { .. })), "{gone:?}");
         assert!(store.get("b").await.unwrap().0.is_none());
+        // Nobody else gets the number of a lease that was there before.
+        drop(store);
+        let store = LocalStore::open(&path).unwrap();
+        let fresh = store.lease_grant(Duration::from_secs(60)).await.unwrap();
+        assert!(fresh.id > lease.id, "{:?} after {:?}", fresh.id, lease.id);
     });
 }
 
