@@ -20,12 +20,10 @@ pub(super) async fn run(context: &Context, args: &FlowArgs) -> Result<u8, CtlErr
     let answer = client.get("/v1/flow", &query).await?;
     if !args.follow {
         context.output.list(&answer, "flows", &table::FLOWS)?;
-        if let Some(lost) = answer
-            .get("lost")
-            .and_then(Value::as_u64)
-            .filter(|lost| *lost > 0)
-        {
-            note(&format!("{lost} older flows are no longer kept"));
+        for (stage, lost) in losses(&answer) {
+            note(&format!(
+                "{lost} records were lost at '{stage}': flows may be missing here"
+            ));
         }
         return Ok(EXIT_OK);
     }
@@ -51,6 +49,16 @@ pub(super) async fn run(context: &Context, args: &FlowArgs) -> Result<u8, CtlErr
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(10));
     }
+}
+
+/// Stages that lost records, and how many.
+fn losses(answer: &Value) -> Vec<(&str, u64)> {
+    let stages = answer.get("lost_by_stage").and_then(Value::as_object);
+    stages
+        .into_iter()
+        .flatten()
+        .filter_map(|(stage, lost)| Some((stage.as_str(), lost.as_u64().filter(|lost| *lost > 0)?)))
+        .collect()
 }
 
 /// Reads one stream of server-sent events to its end.
@@ -175,6 +183,13 @@ impl Events {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_stages_that_lost_something_are_named() {
+        let answer = serde_json::json!({"flows": [], "lost_by_stage": {"ring": 0, "report": 7}});
+        assert_eq!(losses(&answer), [("report", 7)]);
+        assert!(losses(&serde_json::json!({})).is_empty());
+    }
 
     #[test]
     fn events_come_whole_whatever_the_chunks() {
