@@ -1,0 +1,113 @@
+//! The program as a script sees it: exit codes, and what goes to which stream. The controller is a stub here, which answers from a
+//! fixed list; nv-controller is tested with nvctl elsewhere.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::process::{Command, Output};
+
+const WORKLOADS: &str = r#"{"workloads":[{"id":"0123456789abcdef","name":"web\u001b[31m","interfaces":{}}]}"#;
+const EXPLAIN: &str =
+    r#"{"explain":{"verdict":"deny","reason":"default","text":"denied: no rule allows it"}}"#;
+const REFUSAL: &str = r#"{"code":8,"error":"Object not found","message":"there is no group 'nowhere'"}"#;
+
+/// Answers every request from the list above; ends with the test's process.
+fn stub() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = Vec::new();
+            let mut chunk = [0; 4096];
+            while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+                let count = stream.read(&mut chunk).unwrap();
+                if count == 0 {
+                    break;
+                }
+                head.extend_from_slice(&chunk[..count]);
+            }
+            let head = String::from_utf8_lossy(&head).into_owned();
+            let known = head.to_ascii_lowercase().contains("x-auth-token: secret");
+            let (status, body) = match head.split_whitespace().nth(1).unwrap_or_default() {
+                _ if !known => (
+                    "401 Unauthorized",
+                    r#"{"code":1,"error":"Authentication failed","message":"bad token"}"#,
+                ),
+                path if path.starts_with("/v1/workload") => ("200 OK", WORKLOADS),
+                path if path.starts_with("/v1/explain") => ("200 OK", EXPLAIN),
+                _ => ("404 Not Found", REFUSAL),
+            };
+            let length = body.len();
+            write!(stream, "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}").unwrap();
+        }
+    });
+    format!("http://{address}")
+}
+
+fn nvctl(server: &str, token: &str, args: &[&str]) -> (i32, String, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, token).unwrap();
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = Command::new(env!("CARGO_BIN_EXE_nvctl"))
+        .args(args)
+        .env("NV_SERVER", server)
+        .env("NV_TOKEN_FILE", &file)
+        .env_remove("NV_CA")
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap(), text(stdout), text(stderr))
+}
+
+#[test]
+fn every_kind_of_end_has_its_exit_code_and_stream() {
+    let server = stub();
+    let (code, out, err) = nvctl(&server, "secret", &["get", "workloads"]);
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    assert!(
+        out.contains("web\\u{1b}[31m") && !out.contains('\u{1b}'),
+        "{out:?}"
+    );
+    let (code, out, _) = nvctl(&server, "secret", &["get", "workloads", "-o", "json"]);
+    let same = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    assert_eq!((code, same(&out)), (0, same(WORKLOADS)));
+
+    let (code, out, err) = nvctl(&server, "secret", &["get", "group", "nowhere"]);
+    assert_eq!((code, out.as_str()), (1, ""), "{err}");
+    assert!(err.contains("there is no group 'nowhere'"), "{err}");
+    let (code, _, err) = nvctl(&server, "stale", &["get", "workloads"]);
+    assert!(code == 1 && err.contains("nvctl login"), "{code} {err}");
+    let (code, out, err) = nvctl(&server, "secret", &["get", "nonsense"]);
+    assert!(
+        code == 2 && out.is_empty() && err.contains("nonsense"),
+        "{code} {err}"
+    );
+    let (code, _, err) = nvctl(&server, "secret", &["delete", "group", "a", "--no-input"]);
+    assert!(code == 2 && err.contains("--yes"), "{code} {err}");
+
+    let ask = |expect| {
+        nvctl(
+            &server,
+            "secret",
+            &["explain", "web", "db", "tcp/80", "--expect", expect],
+        )
+    };
+    let (code, out, _) = ask("deny");
+    assert!(code == 0 && out.contains("no rule allows it"), "{code} {out}");
+    let (code, _, err) = ask("allow");
+    assert!(code == 4 && err.contains("verdict is deny"), "{code} {err}");
+
+    // A port that was free a moment ago.
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (code, out, err) = nvctl(&format!("http://{gone}"), "secret", &["get", "workloads"]);
+    assert!(
+        code == 3 && out.is_empty() && err.contains("cannot reach"),
+        "{code} {err}"
+    );
+}
