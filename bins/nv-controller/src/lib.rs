@@ -1,1 +1,246 @@
-//! stub
+//! Controller of nv: REST for users, gRPC for agents, policy, store and audit log.
+//!
+//! ```no_run
+//! # async fn example() -> anyhow::Result<()> {
+//! use tokio_util::sync::CancellationToken;
+//!
+//! let shutdown = CancellationToken::new();
+//! let controller = nv_controller::start(nv_controller::Config::default(), shutdown.clone()).await?;
+//! if let Some(password) = controller.admin_password() {
+//!     println!("first start; the password of 'admin' is {password}");
+//! }
+//! let identity = controller.agent_identity(&"node-1".parse()?)?; // for an agent in the same process
+//! println!("REST on {}, gRPC on {}", controller.rest(), controller.grpc());
+//! shutdown.cancel();
+//! controller.wait().await;
+//! # Ok(())
+//! # }
+//! ```
+#![forbid(unsafe_code)]
+
+mod audit;
+mod auth;
+mod ca;
+mod config;
+mod engine;
+mod grpc;
+mod rest;
+mod server;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use nv_api::grpc::{enroll_server::EnrollServer, report_server::ReportServer, store_server::StoreServer};
+use nv_store::LocalStore;
+use nv_types::NodeId;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Certificate, Server, ServerTlsConfig};
+
+pub use ca::Identity;
+pub use config::{Cli, Config, ConfigError};
+
+use auth::Auth;
+use ca::Ca;
+use engine::Engine;
+
+/// A controller that runs.
+#[derive(Debug)]
+pub struct Handle {
+    rest: SocketAddr,
+    grpc: SocketAddr,
+    password: Option<String>,
+    ca: Arc<Ca>,
+    tokens: grpc::Tokens,
+    tasks: TaskTracker,
+}
+
+impl Handle {
+    /// Where REST listens.
+    #[must_use]
+    pub const fn rest(&self) -> SocketAddr {
+        self.rest
+    }
+
+    /// Where gRPC listens.
+    #[must_use]
+    pub const fn grpc(&self) -> SocketAddr {
+        self.grpc
+    }
+
+    /// The password of `admin`, on the first start only.
+    #[must_use]
+    pub fn admin_password(&self) -> Option<&str> {
+        self.password.as_deref()
+    }
+
+    /// The CA's certificate, PEM.
+    #[must_use]
+    pub fn ca_pem(&self) -> &str {
+        self.ca.pem()
+    }
+
+    /// A certificate with its key for a node's agent, for one in the same process.
+    ///
+    /// # Errors
+    /// When it cannot be signed.
+    pub fn agent_identity(&self, node: &NodeId) -> anyhow::Result<Identity> {
+        self.ca.agent(node)
+    }
+
+    /// A token that a node's agent joins with, once.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn join_token(&self, node: &NodeId) -> anyhow::Result<String> {
+        self.tokens.create(node)
+    }
+
+    /// Waits until everything has ended after the shutdown.
+    pub async fn wait(self) {
+        self.tasks.wait().await;
+    }
+}
+
+/// Makes a join token in a data folder; works while a controller runs on it.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn create_join_token(data_dir: &Path, node: &NodeId) -> anyhow::Result<String> {
+    if !data_dir.join("ca.pem").exists() {
+        bail!(
+            "{} holds no controller's data: start nv-controller once",
+            data_dir.display()
+        );
+    }
+    grpc::Tokens::open(data_dir).create(node)
+}
+
+/// Starts a controller. It runs until `shutdown` is cancelled.
+///
+/// # Errors
+/// Names what is in the way: a folder that cannot be written, a damaged file, a port in use.
+pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<Handle> {
+    config.check()?;
+    let folder = &config.data_dir;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(folder)
+        .with_context(|| format!("cannot make the data folder {}", folder.display()))?;
+    let ca = Arc::new(Ca::open(folder)?);
+    let mut names = config.names.clone();
+    names.extend([config.rest.ip().to_string(), config.grpc.ip().to_string()]);
+    let identity = Arc::new(ca.controller(&names)?);
+    let path = folder.join("store.redb");
+    let store = tokio::task::spawn_blocking(move || LocalStore::open(&path))
+        .await
+        .context("opening the store")??;
+    let (auth, password) = Auth::open(store.clone(), Duration::from_secs(config.session_idle)).await?;
+    let engine = Engine::open(store).await?;
+
+    let rest_listener = listen("REST", config.rest).await?;
+    let grpc_listener = listen("gRPC", config.grpc).await?;
+    let (rest, grpc) = (rest_listener.local_addr()?, grpc_listener.local_addr()?);
+    let app = rest::App {
+        engine: Arc::clone(&engine),
+        auth: Arc::new(auth),
+        identity: Arc::clone(&identity),
+        name: "controller".into(),
+    };
+    let tasks = TaskTracker::new();
+    let tokens = grpc::Tokens::open(folder);
+    tasks.spawn(Arc::clone(&engine).run(shutdown.clone()));
+    tasks.spawn(server::serve(
+        rest_listener,
+        server::tls(&identity)?,
+        rest::router(app),
+        shutdown.clone(),
+    ));
+    let serving = serve_grpc(
+        grpc_listener,
+        &identity,
+        engine,
+        Arc::clone(&ca),
+        tokens.clone(),
+        shutdown,
+    )?;
+    tasks.spawn(serving);
+    tasks.close();
+    tracing::info!(%rest, %grpc, data = %folder.display(), "controller started");
+    Ok(Handle {
+        rest,
+        grpc,
+        password,
+        ca,
+        tokens,
+        tasks,
+    })
+}
+
+async fn listen(what: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address} for {what}: is the port in use? another one can be given")
+    })
+}
+
+fn serve_grpc(
+    listener: TcpListener,
+    identity: &Identity,
+    engine: Arc<Engine>,
+    ca: Arc<Ca>,
+    tokens: grpc::Tokens,
+    shutdown: CancellationToken,
+) -> anyhow::Result<impl Future<Output = ()> + use<>> {
+    let tls = ServerTlsConfig::new()
+        .identity(tonic::transport::Identity::from_pem(
+            &identity.certificate_pem,
+            &identity.key_pem,
+        ))
+        .client_ca_root(Certificate::from_pem(&identity.ca_pem))
+        // An agent that joins has no certificate yet; every service but Enroll asks for one.
+        .client_auth_optional(true);
+    let store = StoreServer::new(grpc::StoreService(Arc::clone(&engine)))
+        .max_decoding_message_size(nv_api::MAX_MESSAGE)
+        .max_encoding_message_size(usize::MAX);
+    let report =
+        ReportServer::new(grpc::ReportService(engine)).max_decoding_message_size(nv_api::MAX_MESSAGE);
+    let enroll = EnrollServer::new(grpc::EnrollService { ca, tokens }).max_decoding_message_size(64 * 1024);
+    let server = Server::builder()
+        .tls_config(tls)
+        .context("gRPC's TLS")?
+        .concurrency_limit_per_connection(64)
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .add_service(store)
+        .add_service(report)
+        .add_service(enroll);
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    Ok(async move {
+        let stop = shutdown.clone();
+        // Watches never end by themselves: the drain is cut short.
+        let served = server.serve_with_incoming_shutdown(incoming, async move { stop.cancelled().await });
+        tokio::select! {
+            ended = served => if let Err(error) = ended {
+                tracing::error!(%error, "gRPC ended");
+            },
+            () = async { shutdown.cancelled().await; tokio::time::sleep(Duration::from_millis(500)).await } => {}
+        }
+    })
+}
+
+/// Starts a controller and waits for its end.
+///
+/// # Errors
+/// As [`start`].
+pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let handle = start(config, shutdown).await?;
+    handle.wait().await;
+    Ok(())
+}

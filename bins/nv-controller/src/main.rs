@@ -1,2 +1,77 @@
-//! stub
-fn main() {}
+//! `nv-controller`: reads its configuration, starts the library, waits for a signal.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use nv_controller::{Cli, Config};
+use tokio_util::sync::CancellationToken;
+
+/// Exit code for a configuration that cannot be used (`EX_USAGE`).
+const EXIT_CONFIG: u8 = 64;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_unset| "info".into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    let config = match Config::from_cli(&cli) {
+        Ok(config) => config,
+        Err(error) => return fail(&anyhow::Error::new(error), EXIT_CONFIG),
+    };
+    if cli.check_config {
+        say("the configuration can be used");
+        return ExitCode::SUCCESS;
+    }
+    if let Some(node) = &cli.join_token {
+        let token = node.parse().map_err(anyhow::Error::from);
+        return match token.and_then(|node| nv_controller::create_join_token(&config.data_dir, &node)) {
+            Ok(token) => {
+                say(&token);
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&error, 1),
+        };
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.into(), 1),
+    };
+    match runtime.block_on(serve(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, 1),
+    }
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let shutdown = CancellationToken::new();
+    let handle = nv_controller::start(config, shutdown.clone()).await?;
+    if let Some(password) = handle.admin_password() {
+        say(&format!(
+            "first start: the password of 'admin' is {password} - it is not shown again"
+        ));
+    }
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        stopped = tokio::signal::ctrl_c() => stopped?,
+    }
+    shutdown.cancel();
+    handle.wait().await;
+    Ok(())
+}
+
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "error: {error:#}");
+    ExitCode::from(code)
+}

@@ -1,0 +1,352 @@
+//! Users, passwords and sessions.
+//!
+//! Tokens are 256 random bits and mean nothing by themselves: what they stand for is here, under their hash, until it ends or is taken
+//! back.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use argon2::Argon2;
+use argon2::password_hash::{PasswordHash, PasswordHasher as _, PasswordVerifier as _, SaltString};
+use nv_policy::{decode, encode};
+use nv_store::{Expect, KvStore as _, LocalStore, Txn};
+use nv_types::keys;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
+
+/// Longest life of a session, however much it is used.
+const LONGEST: Duration = Duration::from_secs(12 * 3600);
+/// Sessions at once.
+const SESSIONS: usize = 1000;
+/// Failures that are free; each after them doubles the wait.
+const FREE_FAILURES: u32 = 5;
+/// Longest wait after failures.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// Sources of failures that are remembered.
+const SOURCES: usize = 10_000;
+
+/// What a user may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Role {
+    /// Look.
+    Reader,
+    /// Look, and change policy and captures.
+    Operator,
+    /// Everything.
+    Admin,
+}
+
+impl Role {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Reader => "reader",
+            Self::Operator => "operator",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// Value of `user/<name>`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct StoredUser {
+    name: String,
+    role: Role,
+    /// Argon2id, PHC form.
+    hash: String,
+}
+
+/// Who a call is from.
+#[derive(Debug, Clone)]
+pub(crate) struct Session {
+    pub(crate) user: String,
+    pub(crate) role: Role,
+}
+
+struct Entry {
+    session: Session,
+    begun: Instant,
+    used: Instant,
+}
+
+/// Why a login gives no session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LoginError {
+    /// Unknown user or wrong password: nobody is told which.
+    Refused,
+    /// Too many failures from there.
+    Wait(Duration),
+    /// The store cannot be read.
+    Unavailable,
+}
+
+/// Users and sessions.
+pub(crate) struct Auth {
+    store: LocalStore,
+    idle: Duration,
+    sessions: Mutex<HashMap<[u8; 32], Entry>>,
+    failures: Mutex<HashMap<(IpAddr, String), (u32, Instant)>>,
+    /// Hashing takes a core and 19 MiB: two at once.
+    hashing: Semaphore,
+}
+
+impl std::fmt::Debug for Auth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Auth").finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Random text of 256 bits, in hexadecimal.
+pub(crate) fn random_token() -> anyhow::Result<String> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn hash_password(password: &str) -> anyhow::Result<String> {
+    let mut salt = [0; 16];
+    getrandom::fill(&mut salt).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
+    let salt = SaltString::encode_b64(&salt).map_err(|error| anyhow::anyhow!("salt: {error}"))?;
+    let hash = Argon2::default().hash_password(password.as_bytes(), &salt);
+    Ok(hash
+        .map_err(|error| anyhow::anyhow!("cannot hash a password: {error}"))?
+        .to_string())
+}
+
+impl Auth {
+    /// Opens the users; the first time, makes `admin` and gives its password.
+    pub(crate) async fn open(store: LocalStore, idle: Duration) -> anyhow::Result<(Self, Option<String>)> {
+        let key = format!("{}admin", keys::USERS);
+        let mut first = None;
+        if store.get(&key).await?.0.is_none() {
+            let password: String = random_token()?.chars().take(24).collect();
+            let for_hash = password.clone();
+            let hash = tokio::task::spawn_blocking(move || hash_password(&for_hash))
+                .await
+                .context("hashing")??;
+            let user = StoredUser {
+                name: "admin".into(),
+                role: Role::Admin,
+                hash,
+            };
+            let txn = Txn::new()
+                .when(&key, Expect::Absent)
+                .put(&key, encode(&key, &user)?);
+            store.commit(txn).await?;
+            first = Some(password);
+        }
+        let auth = Self {
+            store,
+            idle,
+            sessions: Mutex::default(),
+            failures: Mutex::default(),
+            hashing: Semaphore::new(2),
+        };
+        Ok((auth, first))
+    }
+
+    pub(crate) const fn idle(&self) -> Duration {
+        self.idle
+    }
+
+    /// A session for the right password. Unknown users cost as much time as known ones.
+    pub(crate) async fn login(
+        &self,
+        user: &str,
+        password: &str,
+        from: IpAddr,
+    ) -> Result<(String, Session), LoginError> {
+        let source = (from, user.chars().take(64).collect::<String>());
+        if let Some(wait) = self.must_wait(&source) {
+            return Err(LoginError::Wait(wait));
+        }
+        let stored = self.user(user).await?;
+        let _permit = self
+            .hashing
+            .acquire()
+            .await
+            .map_err(|_closed| LoginError::Unavailable)?;
+        let (hash, password) = (stored.as_ref().map(|user| user.hash.clone()), password.to_owned());
+        let right = tokio::task::spawn_blocking(move || verify(hash.as_deref(), &password))
+            .await
+            .map_err(|_panicked| LoginError::Unavailable)?;
+        let (true, Some(stored)) = (right, stored) else {
+            self.count_failure(source);
+            return Err(LoginError::Refused);
+        };
+        lock(&self.failures).remove(&source);
+        let session = Session {
+            user: stored.name,
+            role: stored.role,
+        };
+        let token = random_token().map_err(|_none| LoginError::Unavailable)?;
+        self.remember(&token, &session);
+        Ok((token, session))
+    }
+
+    async fn user(&self, name: &str) -> Result<Option<StoredUser>, LoginError> {
+        if name.is_empty() || name.len() > 64 || name.contains('/') {
+            return Ok(None);
+        }
+        let key = format!("{}{name}", keys::USERS);
+        let (entry, _) = self
+            .store
+            .get(&key)
+            .await
+            .map_err(|_away| LoginError::Unavailable)?;
+        Ok(entry.and_then(|entry| decode(&key, &entry.value).ok()))
+    }
+
+    fn must_wait(&self, source: &(IpAddr, String)) -> Option<Duration> {
+        let (count, last) = *lock(&self.failures).get(source)?;
+        let over = count.checked_sub(FREE_FAILURES)?;
+        let wait = Duration::from_secs(1 << over.min(6)).min(LONGEST_WAIT);
+        wait.checked_sub(last.elapsed()).filter(|left| !left.is_zero())
+    }
+
+    fn count_failure(&self, source: (IpAddr, String)) {
+        let mut failures = lock(&self.failures);
+        if failures.len() >= SOURCES {
+            failures.retain(|_, (_, last)| last.elapsed() < LONGEST_WAIT);
+        }
+        let entry = failures.entry(source).or_insert_with(|| (0, Instant::now()));
+        *entry = (entry.0.saturating_add(1), Instant::now());
+    }
+
+    fn remember(&self, token: &str, session: &Session) {
+        let now = Instant::now();
+        let mut sessions = lock(&self.sessions);
+        if sessions.len() >= SESSIONS {
+            sessions.retain(|_, entry| is_alive(entry, self.idle));
+        }
+        if sessions.len() >= SESSIONS
+            && let Some(oldest) = sessions
+                .iter()
+                .min_by_key(|(_, entry)| entry.used)
+                .map(|(key, _)| *key)
+        {
+            sessions.remove(&oldest);
+        }
+        sessions.insert(
+            digest(token),
+            Entry {
+                session: session.clone(),
+                begun: now,
+                used: now,
+            },
+        );
+    }
+
+    /// Who this token stands for; using it keeps the session alive.
+    pub(crate) fn session(&self, token: &str) -> Option<Session> {
+        let key = digest(token);
+        let mut sessions = lock(&self.sessions);
+        let entry = sessions.get_mut(&key)?;
+        if !is_alive(entry, self.idle) {
+            sessions.remove(&key);
+            return None;
+        }
+        entry.used = Instant::now();
+        Some(entry.session.clone())
+    }
+
+    pub(crate) fn logout(&self, token: &str) {
+        lock(&self.sessions).remove(&digest(token));
+    }
+}
+
+fn is_alive(entry: &Entry, idle: Duration) -> bool {
+    entry.used.elapsed() < idle && entry.begun.elapsed() < LONGEST
+}
+
+fn digest(token: &str) -> [u8; 32] {
+    Sha256::digest(token.as_bytes()).into()
+}
+
+/// Compares with a stored hash, or with nothing at the same cost.
+fn verify(hash: Option<&str>, password: &str) -> bool {
+    match hash.and_then(|hash| PasswordHash::new(hash).ok()) {
+        Some(hash) => Argon2::default()
+            .verify_password(password.as_bytes(), &hash)
+            .is_ok(),
+        None => {
+            let _ = hash_password(password);
+            false
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn sessions_begin_with_the_right_password_and_end() {
+        let store = LocalStore::memory().unwrap();
+        let (auth, password) = Auth::open(store.clone(), Duration::from_millis(200))
+            .await
+            .unwrap();
+        let password = password.unwrap();
+        let from = "127.0.0.1".parse().unwrap();
+        assert_eq!(
+            auth.login("admin", "admin", from).await.err(),
+            Some(LoginError::Refused)
+        );
+        assert_eq!(
+            auth.login("nobody", &password, from).await.err(),
+            Some(LoginError::Refused)
+        );
+        let (token, session) = auth.login("admin", &password, from).await.unwrap();
+        assert_eq!(
+            (session.role, auth.session(&token).unwrap().user.as_str()),
+            (Role::Admin, "admin")
+        );
+        assert!(auth.session("0").is_none());
+        auth.logout(&token);
+        assert!(auth.session(&token).is_none());
+        let (token, _) = auth.login("admin", &password, from).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        assert!(auth.session(&token).is_none(), "idle for too long");
+        // The second opening finds the user and makes no password.
+        assert!(
+            Auth::open(store.clone(), Duration::from_secs(9))
+                .await
+                .unwrap()
+                .1
+                .is_none()
+        );
+        let stored = store.get("user/admin").await.unwrap().0.unwrap().value;
+        let text = String::from_utf8(stored).unwrap();
+        assert!(text.contains("$argon2id$") && !text.contains(&password));
+    }
+
+    #[tokio::test]
+    async fn guessing_is_slowed_down_by_source_and_name() {
+        let (auth, password) = Auth::open(LocalStore::memory().unwrap(), Duration::from_secs(60))
+            .await
+            .unwrap();
+        let (bad, good) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        for _ in 0..FREE_FAILURES {
+            assert_eq!(
+                auth.login("admin", "x", bad).await.err(),
+                Some(LoginError::Refused)
+            );
+        }
+        assert!(matches!(
+            auth.login("admin", "x", bad).await,
+            Err(LoginError::Wait(_))
+        ));
+        assert!(
+            auth.login("admin", &password.unwrap(), good).await.is_ok(),
+            "the real one gets in from elsewhere"
+        );
+    }
+}

@@ -1,0 +1,292 @@
+//! The core with its store: one commit at a time, changes back into the core, and a task for what the core wants of its own
+//! accord.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nv_controller_core::{CommandError, Controller, Plan};
+use nv_store::{Change, CommitOutcome, Expect, KvStore as _, LocalStore, StoreError, Txn, WatchEvent};
+use nv_types::{FlowRecord, NodeId, Revision, Timestamp, keys};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::audit::Audit;
+
+/// Time without a word after which a node counts as disconnected.
+const SILENCE: Duration = Duration::from_secs(15);
+/// Tries of a commit that meets a change of somebody else's.
+const TRIES: usize = 3;
+
+/// Why a change was not made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum EngineError {
+    /// The request is refused.
+    #[error(transparent)]
+    Refused(#[from] CommandError),
+    /// Something else changed at the same time.
+    #[error("'{0}' was changed by somebody else at the same moment: look at it and try again")]
+    Conflict(String),
+    /// The store did not take it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The audit entry could not be made.
+    #[error("audit log: {0}")]
+    Audit(String),
+}
+
+/// What a change came to.
+#[derive(Debug)]
+pub(crate) struct Committed {
+    pub(crate) summary: Vec<String>,
+    /// Revision at which it is in the store; the current one when nothing changed.
+    pub(crate) revision: Revision,
+}
+
+/// Core, store and who is connected.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    core: Mutex<Controller>,
+    store: LocalStore,
+    /// Held over a whole commit: changes are made one after the other.
+    audit: tokio::sync::Mutex<Audit>,
+    flows: watch::Sender<u64>,
+    wake: Notify,
+    contacts: Mutex<BTreeMap<NodeId, Instant>>,
+    started: Timestamp,
+}
+
+pub(crate) fn now() -> Timestamp {
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}
+
+impl Engine {
+    pub(crate) async fn open(store: LocalStore) -> anyhow::Result<Arc<Self>> {
+        let audit = Audit::open(&store).await?;
+        let listing = store.list("").await?;
+        let mut core = Controller::new();
+        let entries = listing
+            .entries
+            .iter()
+            .map(|entry| (entry.key.as_str(), entry.value.as_slice(), entry.mod_revision));
+        core.store_resync(entries, listing.revision);
+        for (key, problem) in core.problems() {
+            tracing::error!(key, problem, "a stored value cannot be used");
+        }
+        Ok(Arc::new(Self {
+            core: Mutex::new(core),
+            store,
+            audit: tokio::sync::Mutex::new(audit),
+            flows: watch::channel(0).0,
+            wake: Notify::new(),
+            contacts: Mutex::default(),
+            started: now(),
+        }))
+    }
+
+    pub(crate) const fn store(&self) -> &LocalStore {
+        &self.store
+    }
+
+    pub(crate) const fn started(&self) -> Timestamp {
+        self.started
+    }
+
+    /// Looks at the core. Never held across an await.
+    pub(crate) fn core(&self) -> MutexGuard<'_, Controller> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Number of the last flow, whenever it changes.
+    pub(crate) fn follow_flows(&self) -> watch::Receiver<u64> {
+        self.flows.subscribe()
+    }
+
+    /// Makes a change: plans it, writes it with its audit entry in one transaction, and shows it to the core at once, so that
+    /// whoever asked reads what they wrote.
+    pub(crate) async fn commit(
+        &self,
+        user: &str,
+        make: impl Fn(&Controller, Timestamp) -> Result<Plan, CommandError>,
+    ) -> Result<Committed, EngineError> {
+        let mut audit = self.audit.lock().await;
+        let mut clash = String::new();
+        for _ in 0..TRIES {
+            let plan = make(&self.core(), now())?;
+            if plan.is_empty() {
+                let revision = self.core().revision();
+                return Ok(Committed {
+                    summary: plan.summary,
+                    revision,
+                });
+            }
+            let next = audit
+                .next(user, &plan.summary, now())
+                .map_err(|error| EngineError::Audit(format!("{error:#}")))?;
+            let mut txn = transaction(&plan).put(&next.key, next.value.clone());
+            if let Some(old) = &next.old {
+                txn = txn.delete(old);
+            }
+            match self.store.commit(txn).await? {
+                CommitOutcome::Committed(revision) => {
+                    audit.advance(&next);
+                    self.feed(&plan, revision);
+                    tracing::info!(target: "audit", user, %revision, changes = ?plan.summary, "changed");
+                    return Ok(Committed {
+                        summary: plan.summary,
+                        revision,
+                    });
+                }
+                CommitOutcome::Conflict { key, .. } => {
+                    clash = key;
+                    self.reload().await?;
+                }
+            }
+        }
+        Err(EngineError::Conflict(clash))
+    }
+
+    /// Shows a plan that was written to the core.
+    fn feed(&self, plan: &Plan, revision: Revision) {
+        let mut core = self.core();
+        for (key, value) in &plan.puts {
+            core.store_put(key, value, revision);
+        }
+        for key in &plan.deletes {
+            core.store_delete(key, revision);
+        }
+        drop(core);
+        self.wake.notify_one();
+    }
+
+    async fn reload(&self) -> Result<(), StoreError> {
+        let listing = self.store.list("").await?;
+        let entries = listing
+            .entries
+            .iter()
+            .map(|entry| (entry.key.as_str(), entry.value.as_slice(), entry.mod_revision));
+        self.core().store_resync(entries, listing.revision);
+        Ok(())
+    }
+
+    /// Takes flow records of a node.
+    pub(crate) fn report(&self, records: &[FlowRecord], lost: &BTreeMap<String, u64>) {
+        let mut core = self.core();
+        core.report_flows(records, now());
+        for (stage, count) in lost {
+            core.report_lost(stage, *count);
+        }
+        let sequence = core.flow_sequence();
+        drop(core);
+        self.flows
+            .send_if_modified(|known| std::mem::replace(known, sequence) != sequence);
+        self.wake.notify_one();
+    }
+
+    /// Notes that a node was heard of.
+    pub(crate) fn heard(&self, node: &NodeId) {
+        let mut contacts = self.contacts.lock().unwrap_or_else(PoisonError::into_inner);
+        contacts.insert(node.clone(), Instant::now());
+    }
+
+    /// Whether a node was heard of lately.
+    pub(crate) fn is_connected(&self, node: &NodeId) -> bool {
+        let contacts = self.contacts.lock().unwrap_or_else(PoisonError::into_inner);
+        contacts.get(node).is_some_and(|last| last.elapsed() < SILENCE)
+    }
+
+    /// Follows the store, and does what the core wants of its own accord.
+    pub(crate) async fn run(self: Arc<Self>, shutdown: CancellationToken) {
+        let from = Revision(self.core().revision().0 + 1);
+        let Ok(mut events) = self.store.watch("", from).await else {
+            return;
+        };
+        loop {
+            let due = self.core().poll_timeout();
+            let wait = due.map_or(Duration::from_secs(3600), |due| {
+                Duration::from_nanos(due.since(now()))
+            });
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                event = events.recv() => match event {
+                    Some(event) => self.take(event),
+                    None => return,
+                },
+                () = tokio::time::sleep(wait) => {}
+                () = self.wake.notified() => {}
+            }
+            self.work().await;
+        }
+    }
+
+    fn take(&self, event: WatchEvent) {
+        let mut core = self.core();
+        match event {
+            WatchEvent::Changes { changes, .. } => {
+                for change in changes {
+                    match change {
+                        Change::Put(entry) => core.store_put(&entry.key, &entry.value, entry.mod_revision),
+                        Change::Delete { key, revision } => core.store_delete(&key, revision),
+                    }
+                }
+            }
+            WatchEvent::Resync(listing) => {
+                let entries = listing
+                    .entries
+                    .iter()
+                    .map(|entry| (entry.key.as_str(), entry.value.as_slice(), entry.mod_revision));
+                core.store_resync(entries, listing.revision);
+            }
+        }
+    }
+
+    /// New services and learned rules.
+    async fn work(&self) {
+        loop {
+            let Some(plan) = self.core().poll_plan(now()) else {
+                return;
+            };
+            let made = self.commit("nv", |_, _| Ok(plan.clone())).await;
+            if let Err(error) = made {
+                tracing::warn!(%error, changes = ?plan.summary, "not made");
+                return;
+            }
+        }
+    }
+}
+
+fn transaction(plan: &Plan) -> Txn {
+    let mut txn = Txn::new();
+    for (key, revision) in &plan.conditions {
+        txn = txn.when(key, revision.map_or(Expect::Absent, Expect::Revision));
+    }
+    for (key, value) in &plan.puts {
+        txn = txn.put(key, value.clone());
+    }
+    for key in &plan.deletes {
+        txn = txn.delete(key);
+    }
+    txn
+}
+
+/// Whether a node's agent may read a key.
+pub(crate) fn agent_may_read(key: &str) -> bool {
+    [
+        keys::POLICY,
+        keys::SETTINGS,
+        keys::WORKLOADS,
+        keys::NODES,
+        "identity/",
+    ]
+    .iter()
+    .any(|prefix| key.starts_with(prefix))
+}
+
+/// Whether a node's agent may write a key: its own node and its own workloads.
+pub(crate) fn agent_may_write(node: &NodeId, key: &str) -> bool {
+    key == keys::node(node) || key.starts_with(&keys::workloads_of(node))
+}

@@ -1,0 +1,122 @@
+//! How an agent joins: a one-time token for a node's name, then a certificate for that name only.
+//!
+//! Tokens lie as files in the data folder, so that `nv-controller --join-token` can make one while the controller runs. A file's name is the hash of
+//! its token, its content the node.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use nv_api::grpc::{JoinReply, JoinRequest, enroll_server::Enroll};
+use nv_types::NodeId;
+use sha2::{Digest as _, Sha256};
+use tonic::{Request, Response, Status};
+
+use crate::auth::random_token;
+use crate::ca::Ca;
+
+/// How long a token is good for.
+const LIFE: Duration = Duration::from_secs(24 * 3600);
+
+/// Join tokens that wait to be used.
+#[derive(Debug, Clone)]
+pub(crate) struct Tokens {
+    folder: PathBuf,
+}
+
+impl Tokens {
+    pub(crate) fn open(data_dir: &Path) -> Self {
+        Self {
+            folder: data_dir.join("join"),
+        }
+    }
+
+    fn file(&self, token: &str) -> PathBuf {
+        let hash: String = Sha256::digest(token.as_bytes())
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        self.folder.join(hash)
+    }
+
+    /// Makes a token for a node.
+    pub(crate) fn create(&self, node: &NodeId) -> anyhow::Result<String> {
+        fs::create_dir_all(&self.folder).with_context(|| format!("cannot make {}", self.folder.display()))?;
+        let token = random_token()?;
+        let path = self.file(&token);
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .with_context(|| format!("cannot make {}", path.display()))?;
+        file.write_all(node.as_str().as_bytes())
+            .context("cannot write the token")?;
+        Ok(token)
+    }
+
+    /// Uses a token up. Whether it was good for this node.
+    fn redeem(&self, token: &str, node: &NodeId) -> bool {
+        let path = self.file(token);
+        let Ok(found) = fs::read_to_string(&path) else {
+            return false;
+        };
+        let fresh = fs::metadata(&path)
+            .and_then(|data| data.modified())
+            .is_ok_and(|made| made.elapsed().is_ok_and(|age| age < LIFE));
+        // Whoever removes the file has used the token: two at once cannot both.
+        fresh && found == node.as_str() && fs::remove_file(&path).is_ok()
+    }
+}
+
+/// Serves [`Enroll`].
+#[derive(Debug, Clone)]
+pub(crate) struct EnrollService {
+    pub(crate) ca: Arc<Ca>,
+    pub(crate) tokens: Tokens,
+}
+
+#[tonic::async_trait]
+impl Enroll for EnrollService {
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
+        let request = request.into_inner();
+        let node =
+            NodeId::try_new(request.node).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        if !self.tokens.redeem(&request.token, &node) {
+            tracing::warn!(target: "audit", %node, "a join was refused");
+            return Err(Status::permission_denied(
+                "the join token is unknown, used, too old, or for another node",
+            ));
+        }
+        let certificate_pem = self
+            .ca
+            .sign_request(&node, &request.csr_pem)
+            .map_err(|error| Status::invalid_argument(format!("csr_pem: {error:#}")))?;
+        tracing::info!(target: "audit", %node, "joined");
+        Ok(Response::new(JoinReply {
+            certificate_pem,
+            ca_pem: self.ca.pem().to_owned(),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_good_once_and_for_its_node() {
+        let folder = tempfile::tempdir().unwrap();
+        let tokens = Tokens::open(folder.path());
+        let (one, two) = ("one".parse().unwrap(), "two".parse().unwrap());
+        let token = tokens.create(&one).unwrap();
+        assert!(!tokens.redeem("guess", &one));
+        assert!(!tokens.redeem(&token, &two));
+        assert!(tokens.redeem(&token, &one));
+        assert!(!tokens.redeem(&token, &one));
+    }
+}

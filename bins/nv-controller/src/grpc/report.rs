@@ -1,0 +1,43 @@
+//! Flow reports of agents.
+
+use std::sync::Arc;
+
+use nv_api::grpc::{FlowBatch, FlowBatchReply, report_server::Report};
+use nv_types::FlowRecord;
+use tonic::{Request, Response, Status};
+
+use super::caller;
+use crate::engine::Engine;
+
+/// Records of one batch.
+const MAX_BATCH: usize = 10_000;
+
+/// Serves [`Report`].
+#[derive(Debug, Clone)]
+pub(crate) struct ReportService(pub(crate) Arc<Engine>);
+
+#[tonic::async_trait]
+impl Report for ReportService {
+    async fn flows(&self, request: Request<FlowBatch>) -> Result<Response<FlowBatchReply>, Status> {
+        let node = caller(&request)?;
+        self.0.heard(&node);
+        let batch = request.into_inner();
+        let total = batch.records_json.len();
+        let mut lost: std::collections::BTreeMap<String, u64> = batch.lost.into_iter().collect();
+        let records: Vec<FlowRecord> = batch
+            .records_json
+            .iter()
+            .take(MAX_BATCH)
+            .filter_map(|text| serde_json::from_str::<FlowRecord>(text).ok())
+            // A node speaks for itself only.
+            .filter(|record| record.node == node)
+            .collect();
+        let refused = u64::try_from(total - records.len()).unwrap_or(u64::MAX);
+        if refused > 0 {
+            *lost.entry("controller_refused".into()).or_default() += refused;
+        }
+        let taken = u64::try_from(records.len()).unwrap_or(u64::MAX);
+        self.0.report(&records, &lost);
+        Ok(Response::new(FlowBatchReply { taken }))
+    }
+}

@@ -1,0 +1,168 @@
+//! The store for agents: what policy is made of to read, their own keys to write.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::Stream;
+use nv_api::grpc::{
+    self, CommitReply, CommitRequest, Empty, GetReply, GetRequest, LeaseGrantReply, LeaseGrantRequest,
+    ListReply, ListRequest, WatchReply, WatchRequest, store_server::Store,
+};
+use nv_store::{Change, KvStore as _, LeaseId, Listing, Op, WatchEvent, WatchStream};
+use nv_types::Revision;
+use tonic::{Request, Response, Status};
+
+use super::{caller, convert};
+use crate::engine::{Engine, agent_may_read, agent_may_write};
+
+const SHORTEST_LEASE: Duration = Duration::from_secs(1);
+const LONGEST_LEASE: Duration = Duration::from_secs(3600);
+
+/// Serves [`Store`].
+#[derive(Debug, Clone)]
+pub(crate) struct StoreService(pub(crate) Arc<Engine>);
+
+fn filtered(listing: Listing) -> Listing {
+    let entries = listing
+        .entries
+        .into_iter()
+        .filter(|entry| agent_may_read(&entry.key))
+        .collect();
+    Listing {
+        entries,
+        revision: listing.revision,
+    }
+}
+
+/// What an agent may see of an event; `None` when that is nothing.
+fn visible(event: WatchEvent) -> Option<WatchEvent> {
+    match event {
+        WatchEvent::Resync(listing) => Some(WatchEvent::Resync(filtered(listing))),
+        WatchEvent::Changes { revision, changes } => {
+            let changes: Vec<_> = changes
+                .into_iter()
+                .filter(|change| match change {
+                    Change::Put(entry) => agent_may_read(&entry.key),
+                    Change::Delete { key, .. } => agent_may_read(key),
+                })
+                .collect();
+            (!changes.is_empty()).then_some(WatchEvent::Changes { revision, changes })
+        }
+    }
+}
+
+fn stream(events: WatchStream) -> WatchReplies {
+    Box::pin(futures::stream::unfold(events, |mut events| async {
+        loop {
+            let event = events.recv().await?;
+            if let Some(event) = visible(event) {
+                return Some((Ok(convert::event(event)), events));
+            }
+        }
+    }))
+}
+
+type WatchReplies = Pin<Box<dyn Stream<Item = Result<WatchReply, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Store for StoreService {
+    async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetReply>, Status> {
+        self.0.heard(&caller(&request)?);
+        let key = request.into_inner().key;
+        if !agent_may_read(&key) {
+            return Err(Status::permission_denied(format!(
+                "an agent may not read '{key}'"
+            )));
+        }
+        let (entry, revision) = self.0.store().get(&key).await.map_err(convert::status)?;
+        Ok(Response::new(GetReply {
+            entry: entry.map(convert::entry),
+            revision: revision.0,
+        }))
+    }
+
+    async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListReply>, Status> {
+        self.0.heard(&caller(&request)?);
+        let listing = self
+            .0
+            .store()
+            .list(&request.into_inner().prefix)
+            .await
+            .map_err(convert::status)?;
+        Ok(Response::new(convert::listing(filtered(listing))))
+    }
+
+    async fn commit(&self, request: Request<CommitRequest>) -> Result<Response<CommitReply>, Status> {
+        let node = caller(&request)?;
+        self.0.heard(&node);
+        let txn = convert::txn(request.into_inner())?;
+        for op in &txn.ops {
+            let (Op::Put { key, .. } | Op::Delete { key }) = op;
+            if !agent_may_write(&node, key) {
+                tracing::warn!(%node, key, "an agent tried to write a key that is not its own");
+                return Err(Status::permission_denied(format!(
+                    "the agent of '{node}' may not write '{key}'"
+                )));
+            }
+        }
+        if let Some(condition) = txn
+            .conditions
+            .iter()
+            .find(|condition| !agent_may_read(&condition.key))
+        {
+            return Err(Status::permission_denied(format!(
+                "an agent may not read '{}'",
+                condition.key
+            )));
+        }
+        let outcome = self.0.store().commit(txn).await.map_err(convert::status)?;
+        Ok(Response::new(convert::outcome(outcome)))
+    }
+
+    type WatchStream = WatchReplies;
+
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<WatchReplies>, Status> {
+        self.0.heard(&caller(&request)?);
+        let request = request.into_inner();
+        let events = self
+            .0
+            .store()
+            .watch(&request.prefix, Revision(request.from))
+            .await
+            .map_err(convert::status)?;
+        Ok(Response::new(stream(events)))
+    }
+
+    async fn lease_grant(
+        &self,
+        request: Request<LeaseGrantRequest>,
+    ) -> Result<Response<LeaseGrantReply>, Status> {
+        self.0.heard(&caller(&request)?);
+        let ttl = Duration::from_millis(request.into_inner().ttl_ms).clamp(SHORTEST_LEASE, LONGEST_LEASE);
+        let lease = self.0.store().lease_grant(ttl).await.map_err(convert::status)?;
+        Ok(Response::new(convert::lease(lease)))
+    }
+
+    async fn lease_keep_alive(
+        &self,
+        request: Request<grpc::LeaseId>,
+    ) -> Result<Response<LeaseGrantReply>, Status> {
+        self.0.heard(&caller(&request)?);
+        let id = LeaseId(request.into_inner().id);
+        let lease = self
+            .0
+            .store()
+            .lease_keep_alive(id)
+            .await
+            .map_err(convert::status)?;
+        Ok(Response::new(convert::lease(lease)))
+    }
+
+    async fn lease_revoke(&self, request: Request<grpc::LeaseId>) -> Result<Response<Empty>, Status> {
+        self.0.heard(&caller(&request)?);
+        let id = LeaseId(request.into_inner().id);
+        self.0.store().lease_revoke(id).await.map_err(convert::status)?;
+        Ok(Response::new(Empty {}))
+    }
+}

@@ -1,0 +1,63 @@
+//! Sessions.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::{Extension, Json};
+use nv_api::rest::{AuthRequest, ErrorBody, Token, TokenData};
+
+use super::body::Body;
+use super::error::ApiError;
+use super::{App, Source};
+use crate::auth::LoginError;
+
+/// Open a session.
+#[utoipa::path(post, path = "/v1/auth", request_body = AuthRequest, responses((status = 200, body = TokenData), (status = 401, body = ErrorBody)))]
+pub(super) async fn login(
+    State(app): State<App>,
+    Extension(source): Extension<Source>,
+    Body(request): Body<AuthRequest>,
+) -> Result<Json<TokenData>, ApiError> {
+    let password = request.password;
+    if password.new_password.is_some() {
+        return Err(ApiError::invalid(
+            "new_password: passwords cannot be changed this way yet",
+        ));
+    }
+    let (token, session) = app
+        .auth
+        .login(&password.username, &password.password, source.0)
+        .await
+        .map_err(|error| match error {
+            LoginError::Refused => {
+                tracing::warn!(target: "audit", from = %source.0, "login refused");
+                ApiError::new(StatusCode::UNAUTHORIZED, "unknown user or wrong password")
+            }
+            LoginError::Wait(wait) => ApiError::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                format!("too many failures: try again in {} s", wait.as_secs() + 1),
+            ),
+            LoginError::Unavailable => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "users cannot be read"),
+        })?;
+    tracing::info!(target: "audit", user = session.user, from = %source.0, "login");
+    Ok(Json(TokenData {
+        token: Token {
+            token,
+            fullname: session.user.clone(),
+            username: session.user,
+            role: session.role.name().into(),
+            timeout: u32::try_from(app.auth.idle().as_secs()).unwrap_or(u32::MAX),
+            default_password: false,
+        },
+        password_days_until_expire: -1,
+        password_hours_until_expire: 0,
+    }))
+}
+
+/// End the session.
+#[utoipa::path(delete, path = "/v1/auth", responses((status = 200), (status = 401, body = ErrorBody)))]
+pub(super) async fn logout(State(app): State<App>, headers: HeaderMap) -> Json<serde_json::Value> {
+    if let Some(token) = headers.get("x-auth-token").and_then(|value| value.to_str().ok()) {
+        app.auth.logout(token);
+    }
+    Json(serde_json::json!({}))
+}

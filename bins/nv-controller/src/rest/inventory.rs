@@ -1,0 +1,175 @@
+//! Workloads, nodes, controllers.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use nv_api::rest::{
+    Controller, ControllerData, ControllersData, Enforcer, EnforcerData, EnforcersData, ErrorBody, Node,
+    NodesData, WorkloadData, WorkloadsData,
+};
+
+use super::body::{Page, Query};
+use super::error::ApiError;
+use super::{App, view};
+
+/// All workloads.
+#[utoipa::path(get, path = "/v1/workload", params(Page), responses((status = 200, body = WorkloadsData)))]
+pub(super) async fn workloads(State(app): State<App>, Query(page): Query<Page>) -> Json<WorkloadsData> {
+    let core = app.engine.core();
+    let served = view::served(&core);
+    let none = std::collections::BTreeSet::new();
+    let found = core
+        .input()
+        .workloads
+        .values()
+        .map(|workload| view::workload(&core, workload, served.get(workload.id.as_str()).unwrap_or(&none)))
+        .collect();
+    Json(WorkloadsData {
+        workloads: page.cut(found),
+    })
+}
+
+/// One workload.
+#[utoipa::path(get, path = "/v1/workload/{id}", responses((status = 200, body = WorkloadData), (status = 404, body = ErrorBody)))]
+pub(super) async fn workload(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<WorkloadData>, ApiError> {
+    let core = app.engine.core();
+    let found = core.input().workloads.get(id.as_str());
+    let found = found.ok_or_else(|| ApiError::not_found(format!("there is no workload '{id}'")))?;
+    let applications = view::served(&core).remove(&id).unwrap_or_default();
+    Ok(Json(WorkloadData {
+        workload: view::workload(&core, found, &applications),
+    }))
+}
+
+fn state(app: &App, node: &nv_types::NodeId) -> &'static str {
+    if app.engine.is_connected(node) {
+        "connected"
+    } else {
+        "disconnected"
+    }
+}
+
+fn all_enforcers(app: &App) -> Vec<Enforcer> {
+    let core = app.engine.core();
+    let nodes = core.input().nodes.values();
+    nodes
+        .map(|node| {
+            let connected = app.engine.is_connected(&node.id);
+            Enforcer {
+                id: node.id.to_string(),
+                name: node.id.to_string(),
+                display_name: node.id.to_string(),
+                host_name: node.id.to_string(),
+                host_id: node.id.to_string(),
+                version: node.version.clone(),
+                started_at: view::time(node.started),
+                joined_at: view::time(node.started),
+                cluster_ip: node.agent_endpoint.clone(),
+                connection_state: state(app, &node.id).into(),
+                disconnected_at: if connected {
+                    String::new()
+                } else {
+                    view::time(node.seen)
+                },
+            }
+        })
+        .collect()
+}
+
+/// All agents.
+#[utoipa::path(get, path = "/v1/enforcer", params(Page), responses((status = 200, body = EnforcersData)))]
+pub(super) async fn enforcers(State(app): State<App>, Query(page): Query<Page>) -> Json<EnforcersData> {
+    Json(EnforcersData {
+        enforcers: page.cut(all_enforcers(&app)),
+    })
+}
+
+/// One agent.
+#[utoipa::path(get, path = "/v1/enforcer/{id}", responses((status = 200, body = EnforcerData), (status = 404, body = ErrorBody)))]
+pub(super) async fn enforcer(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<EnforcerData>, ApiError> {
+    let found = all_enforcers(&app).into_iter().find(|enforcer| enforcer.id == id);
+    found
+        .map(|enforcer| Json(EnforcerData { enforcer }))
+        .ok_or_else(|| ApiError::not_found(format!("there is no enforcer '{id}'")))
+}
+
+fn this(app: &App) -> Controller {
+    let started = view::time(app.engine.started());
+    Controller {
+        id: app.name.to_string(),
+        name: app.name.to_string(),
+        display_name: app.name.to_string(),
+        host_name: app.name.to_string(),
+        host_id: app.name.to_string(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        started_at: started.clone(),
+        joined_at: started,
+        cluster_ip: String::new(),
+        leader: true,
+        connection_state: "connected".into(),
+    }
+}
+
+/// All controllers.
+#[utoipa::path(get, path = "/v1/controller", responses((status = 200, body = ControllersData)))]
+pub(super) async fn controllers(State(app): State<App>) -> Json<ControllersData> {
+    Json(ControllersData {
+        controllers: vec![this(&app)],
+    })
+}
+
+/// One controller.
+#[utoipa::path(get, path = "/v1/controller/{id}", responses((status = 200, body = ControllerData), (status = 404, body = ErrorBody)))]
+pub(super) async fn controller(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<ControllerData>, ApiError> {
+    let controller = this(&app);
+    if controller.id != id {
+        return Err(ApiError::not_found(format!("there is no controller '{id}'")));
+    }
+    Ok(Json(ControllerData { controller }))
+}
+
+/// All nodes, with the revision that each enforces.
+#[utoipa::path(get, path = "/v1/node", responses((status = 200, body = NodesData)))]
+pub(super) async fn nodes(State(app): State<App>) -> Json<NodesData> {
+    let core = app.engine.core();
+    let wanted = core.policy_revision().0;
+    let bad_values = core
+        .problems()
+        .iter()
+        .map(|(key, problem)| format!("stored value of '{key}': {problem}"));
+    let bad_values: Vec<_> = bad_values.collect();
+    let nodes: Vec<_> = core
+        .input()
+        .nodes
+        .values()
+        .map(|node| Node {
+            id: node.id.to_string(),
+            state: state(&app, &node.id).into(),
+            addresses: node.addresses.iter().map(ToString::to_string).collect(),
+            agent_endpoint: node.agent_endpoint.clone(),
+            version: node.version.clone(),
+            kernel: node.kernel.clone(),
+            hook: node.hook.clone(),
+            revision: node.revision.0,
+            wanted_revision: wanted,
+            endpoints: node.endpoints,
+            degraded: node.degraded.iter().chain(&bad_values).cloned().collect(),
+            lost_events: node.lost_events.clone(),
+            seen: node.seen.0,
+        })
+        .collect();
+    let in_force = nodes.iter().filter(|node| node.revision >= wanted).count();
+    Json(NodesData {
+        nodes,
+        policy_revision: wanted,
+        in_force,
+    })
+}

@@ -1,0 +1,429 @@
+//! From the core's objects to REST's.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nv_api::rest;
+use nv_controller_core::{Controller, Conversation, Endpoint, FlowView, Violation};
+use nv_types::{Application, GroupName, Timestamp, Verdict, Workload, WorkloadState, reserved};
+
+/// RFC 3339; empty for no time.
+pub(crate) fn time(at: Timestamp) -> String {
+    if at.0 == 0 {
+        return String::new();
+    }
+    jiff::Timestamp::from_nanosecond(i128::from(at.0))
+        .map(|stamp| stamp.to_string())
+        .unwrap_or_default()
+}
+
+pub(crate) fn seconds(at: Timestamp) -> i64 {
+    i64::try_from(at.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// NeuVector's word for a verdict.
+pub(crate) const fn action(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Allow => "allow",
+        Verdict::Alert => "violate",
+        Verdict::Deny => "deny",
+    }
+}
+
+fn app(application: Option<Application>) -> String {
+    application
+        .filter(|app| *app != Application::UNKNOWN)
+        .map_or_else(String::new, |app| app.name().to_owned())
+}
+
+fn state(core: &Controller, workload: &Workload) -> String {
+    if workload.state != WorkloadState::Running {
+        return "exit".into();
+    }
+    core.input()
+        .mode_of(workload)
+        .map_or_else(|| "unmanaged".to_owned(), |mode| mode.name().to_lowercase())
+}
+
+pub(crate) fn workload(
+    core: &Controller,
+    workload: &Workload,
+    applications: &BTreeSet<String>,
+) -> rest::Workload {
+    let interfaces = workload.interfaces.iter().map(|interface| {
+        let addresses = interface.addresses.iter().map(|(ip, len)| rest::WorkloadAddress {
+            ip: ip.to_string(),
+            ip_prefix: *len,
+            gateway: String::new(),
+        });
+        (interface.name.clone(), addresses.collect())
+    });
+    rest::Workload {
+        id: workload.id.to_string(),
+        name: workload.name.clone(),
+        display_name: workload.name.clone(),
+        image: workload.image.clone(),
+        domain: workload.domain.clone(),
+        state: state(core, workload),
+        service: workload.service.clone(),
+        service_group: workload.service_group().map(String::from).unwrap_or_default(),
+        policy_mode: core
+            .input()
+            .mode_of(workload)
+            .map_or_else(String::new, |mode| mode.to_string()),
+        cap_sniff: workload.state == WorkloadState::Running && !workload.host_network,
+        cap_quarantine: false,
+        cap_change_mode: true,
+        privileged: workload.privileged,
+        host_name: workload.node.to_string(),
+        host_id: workload.node.to_string(),
+        enforcer_id: workload.node.to_string(),
+        enforcer_name: workload.node.to_string(),
+        network_mode: if workload.host_network { "host" } else { "default" }.into(),
+        created_at: time(workload.created),
+        started_at: time(workload.started),
+        running: workload.state == WorkloadState::Running,
+        interfaces: interfaces.collect(),
+        ports: workload
+            .published
+            .iter()
+            .map(|port| rest::WorkloadPort {
+                ip_proto: port.proto.0,
+                port: port.port,
+                host_ip: port.host_ip.to_string(),
+                host_port: port.host_port,
+            })
+            .collect(),
+        labels: workload.labels.clone(),
+        applications: applications.iter().cloned().collect(),
+        runtime: workload.runtime.clone(),
+    }
+}
+
+/// Applications that each workload was seen to serve.
+pub(crate) fn served(core: &Controller) -> BTreeMap<String, BTreeSet<String>> {
+    let mut served: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for conversation in core.conversations() {
+        let names = conversation
+            .entries
+            .iter()
+            .map(|entry| app(entry.application))
+            .filter(|name| !name.is_empty());
+        served
+            .entry(conversation.to.id.clone())
+            .or_default()
+            .extend(names);
+    }
+    served
+}
+
+pub(crate) fn member(core: &Controller, workload: &Workload) -> rest::Member {
+    rest::Member {
+        id: workload.id.to_string(),
+        name: workload.name.clone(),
+        display_name: workload.name.clone(),
+        state: state(core, workload),
+    }
+}
+
+/// All groups, the reserved ones first.
+pub(crate) fn groups(core: &Controller) -> Vec<rest::Group> {
+    let members = core.members();
+    let input = core.input();
+    let rules_of = |name: &str| -> Vec<u32> {
+        input
+            .ordered_rules()
+            .filter(|rule| rule.from.as_str() == name || rule.to.as_str() == name)
+            .map(|rule| rule.id.0)
+            .collect()
+    };
+    let members_of = |name: &str| -> Vec<rest::Member> {
+        members
+            .get(name)
+            .into_iter()
+            .flatten()
+            .map(|workload| member(core, workload))
+            .collect()
+    };
+    let mut groups: Vec<rest::Group> = reserved::ALL
+        .iter()
+        .map(|name| rest::Group {
+            name: (*name).to_owned(),
+            comment: String::new(),
+            learned: false,
+            reserved: true,
+            policy_mode: (*name == reserved::NODES)
+                .then(|| input.modes.get(*name).map(ToString::to_string))
+                .flatten(),
+            domain: String::new(),
+            creater_domains: Vec::new(),
+            kind: match *name {
+                reserved::CONTAINERS => "container",
+                reserved::NODES => "node",
+                reserved::INGRESS => "ip_service",
+                _ => "external",
+            }
+            .into(),
+            platform_role: String::new(),
+            cfg_type: "system_defined".into(),
+            cap_change_mode: *name == reserved::NODES,
+            criteria: Vec::new(),
+            members: members_of(name),
+            policy_rules: rules_of(name),
+            response_rules: Vec::new(),
+        })
+        .collect();
+    groups.extend(input.groups.values().map(|group| {
+        rest::Group {
+            name: group.name.to_string(),
+            comment: group.comment.clone(),
+            learned: group.origin == Some(nv_types::Tier::Learned),
+            reserved: false,
+            policy_mode: group.is_service().then(|| {
+                input
+                    .modes
+                    .get(&group.name)
+                    .unwrap_or(&input.settings.new_service_mode)
+                    .to_string()
+            }),
+            domain: group.domain.clone(),
+            creater_domains: Vec::new(),
+            kind: kind(group.kind).into(),
+            platform_role: String::new(),
+            cfg_type: group
+                .origin
+                .map_or("system_defined", nv_types::Tier::cfg_type)
+                .into(),
+            cap_change_mode: group.has_mode(),
+            criteria: group
+                .criteria
+                .iter()
+                .map(|criterion| rest::Criterion {
+                    key: criterion.key.clone(),
+                    value: criterion.value.clone(),
+                    op: criterion.op.as_str().into(),
+                })
+                .collect(),
+            members: members_of(group.name.as_str()),
+            policy_rules: rules_of(group.name.as_str()),
+            response_rules: Vec::new(),
+        }
+    }));
+    groups
+}
+
+const fn kind(kind: nv_types::GroupKind) -> &'static str {
+    match kind {
+        nv_types::GroupKind::Container => "container",
+        nv_types::GroupKind::Address => "address",
+        nv_types::GroupKind::IpService => "ip_service",
+        nv_types::GroupKind::External => "external",
+        nv_types::GroupKind::Node => "node",
+    }
+}
+
+pub(crate) fn rule(rule: &nv_types::Rule) -> rest::Rule {
+    let applications = if rule.applications.is_empty() {
+        vec!["any".to_owned()]
+    } else {
+        rule.applications
+            .iter()
+            .map(|app| app.name().to_owned())
+            .collect()
+    };
+    rest::Rule {
+        id: rule.id.0,
+        comment: rule.comment.clone(),
+        from: rule.from.to_string(),
+        to: rule.to.to_string(),
+        ports: rule.ports.to_string(),
+        action: rule.action.to_string(),
+        applications,
+        learned: rule.tier() == nv_types::Tier::Learned,
+        disable: rule.disable,
+        created_timestamp: seconds(rule.created),
+        last_modified_timestamp: seconds(rule.modified),
+        cfg_type: rule.tier().cfg_type().into(),
+        priority: 0,
+        match_counter: 0,
+        last_match_timestamp: 0,
+    }
+}
+
+pub(crate) fn service(core: &Controller, name: &GroupName, members: &[&Workload]) -> rest::Service {
+    let input = core.input();
+    let group = input.groups.get(name);
+    rest::Service {
+        name: name.to_string(),
+        comment: group.map(|group| group.comment.clone()).unwrap_or_default(),
+        policy_mode: input
+            .modes
+            .get(name)
+            .unwrap_or(&input.settings.new_service_mode)
+            .to_string(),
+        domain: group.map(|group| group.domain.clone()).unwrap_or_default(),
+        platform_role: String::new(),
+        members: members.iter().map(|workload| member(core, workload)).collect(),
+        policy_rules: input
+            .ordered_rules()
+            .filter(|rule| rule.from == *name || rule.to == *name)
+            .map(self::rule)
+            .collect(),
+        response_rules: Vec::new(),
+        cap_change_mode: true,
+    }
+}
+
+fn port(proto: nv_types::IpProto, port: u16) -> String {
+    if proto.has_ports() {
+        format!("{proto}/{port}")
+    } else {
+        proto.for_policy().to_string()
+    }
+}
+
+fn unique(texts: impl Iterator<Item = String>) -> Vec<String> {
+    texts
+        .filter(|text| !text.is_empty())
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect()
+}
+
+pub(crate) fn conversation(found: &Conversation) -> rest::Conversation {
+    let entries = &found.entries;
+    rest::Conversation {
+        from: found.from.id.clone(),
+        to: found.to.id.clone(),
+        from_name: found.from.name.clone(),
+        to_name: found.to.name.clone(),
+        bytes: found.bytes(),
+        sessions: found.sessions(),
+        severity: String::new(),
+        policy_action: action(found.verdict()).into(),
+        protocols: unique(entries.iter().map(|entry| entry.proto.for_policy().to_string())),
+        applications: unique(entries.iter().map(|entry| app(entry.application))),
+        ports: unique(entries.iter().map(|entry| port(entry.proto, entry.port))),
+        entries: entries
+            .iter()
+            .map(|entry| rest::ConversationEntry {
+                bytes: entry.bytes,
+                sessions: entry.sessions,
+                port: port(entry.proto, entry.port),
+                application: app(entry.application),
+                policy_action: action(entry.verdict).into(),
+                policy_id: entry.rule.0,
+                client_ip: entry.client_ip.to_string(),
+                server_ip: entry.server_ip.to_string(),
+                last_seen_at: entry.last_seen.as_secs(),
+            })
+            .collect(),
+    }
+}
+
+pub(crate) fn endpoint(core: &Controller, end: &Endpoint) -> rest::Endpoint {
+    let workload = end
+        .workload
+        .as_ref()
+        .and_then(|id| core.input().workloads.get(id));
+    rest::Endpoint {
+        id: end.id.clone(),
+        name: end.name.clone(),
+        display_name: end.name.clone(),
+        kind: end.kind.name().into(),
+        service: workload
+            .and_then(Workload::service_group)
+            .map(String::from)
+            .unwrap_or_default(),
+        policy_mode: workload
+            .and_then(|w| core.input().mode_of(w))
+            .map_or_else(String::new, |mode| mode.to_string()),
+        domain: workload
+            .map(|workload| workload.domain.clone())
+            .unwrap_or_default(),
+    }
+}
+
+pub(crate) fn violation(core: &Controller, found: &Violation) -> rest::Violation {
+    let workload = |end: &Endpoint| {
+        end.workload
+            .as_ref()
+            .and_then(|id| core.input().workloads.get(id))
+    };
+    let fact = |end: &Endpoint, fact: fn(&Workload) -> String| workload(end).map(fact).unwrap_or_default();
+    let group = |workload: &Workload| workload.service_group().map(String::from).unwrap_or_default();
+    rest::Violation {
+        id: found.id.to_string(),
+        name: "Network.Violation".into(),
+        level: if found.decision.verdict == Verdict::Deny {
+            "Critical"
+        } else {
+            "Warning"
+        }
+        .into(),
+        reported_timestamp: found.reported.as_secs(),
+        reported_at: time(found.reported),
+        cluster_name: String::new(),
+        host_id: found.node.to_string(),
+        host_name: found.node.to_string(),
+        enforcer_id: found.node.to_string(),
+        enforcer_name: found.node.to_string(),
+        client_id: found.client.id.clone(),
+        client_name: found.client.name.clone(),
+        client_domain: fact(&found.client, |workload| workload.domain.clone()),
+        client_image: fact(&found.client, |workload| workload.image.clone()),
+        client_service: fact(&found.client, group),
+        server_id: found.server.id.clone(),
+        server_name: found.server.name.clone(),
+        server_domain: fact(&found.server, |workload| workload.domain.clone()),
+        server_image: fact(&found.server, |workload| workload.image.clone()),
+        server_service: fact(&found.server, group),
+        server_port: found.port,
+        ip_proto: found.proto.0,
+        applications: unique(std::iter::once(app(found.application))),
+        servers: Vec::new(),
+        sessions: found.sessions,
+        policy_action: action(found.decision.verdict).into(),
+        policy_id: found.decision.rule.0,
+        reason: found.decision.reason.to_string(),
+        client_ip: found.client_ip.to_string(),
+        server_ip: found.server_ip.to_string(),
+        fqdn: String::new(),
+    }
+}
+
+pub(crate) fn flow(view: &FlowView) -> rest::Flow {
+    let record = &view.record;
+    let tuple = record.tuple;
+    rest::Flow {
+        sequence: view.sequence,
+        node: record.node.to_string(),
+        workload: record.workload.to_string(),
+        direction: record.direction.to_string(),
+        client: view.client.id.clone(),
+        client_name: view.client.name.clone(),
+        client_ip: tuple.client.to_string(),
+        client_port: tuple.client_port,
+        server: view.server.id.clone(),
+        server_name: view.server.name.clone(),
+        server_ip: tuple.server.to_string(),
+        port: port(tuple.proto, tuple.server_port),
+        protocol: tuple.proto.to_string(),
+        server_port: tuple.server_port,
+        application: record
+            .application
+            .map_or_else(String::new, |app| app.name().to_owned()),
+        verdict: record.decision.verdict.to_string(),
+        rule: record.decision.rule.0,
+        reason: record.decision.reason.to_string(),
+        state: match record.state {
+            nv_types::FlowState::New => "new",
+            nv_types::FlowState::Active => "active",
+            nv_types::FlowState::Closed => "closed",
+        }
+        .into(),
+        bytes: record.bytes_to_client.saturating_add(record.bytes_to_server),
+        packets: record.packets_to_client.saturating_add(record.packets_to_server),
+        first_seen: record.first_seen.0,
+        last_seen: record.last_seen.0,
+    }
+}
