@@ -1,9 +1,12 @@
 //! Controller and agent in this process.
 
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::Context;
 use nv_dp::EbpfDatapath;
+use tokio_util::sync::CancellationToken;
 
 use crate::demo::plan::Plan;
 
@@ -13,29 +16,60 @@ const PINS: &str = "/sys/fs/bpf/nv";
 /// Running controller and agent.
 #[derive(Debug)]
 pub(crate) struct Stack {
-    server: String,
-    ca: Vec<u8>,
+    controller: nv_controller::Handle,
+    shutdown: CancellationToken,
     password: String,
 }
 
 impl Stack {
-    pub(crate) async fn for_demo(_plan: &Plan) -> anyhow::Result<Self> {
-        tokio::time::sleep(std::time::Duration::from_secs(3)).await;
-        bail!("not there yet")
+    /// Starts both on the demo's own folder, with free ports and only the demo's namespaces to watch.
+    pub(crate) async fn for_demo(plan: &Plan) -> anyhow::Result<Self> {
+        let folder = plan.folder();
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder)
+            .with_context(|| format!("cannot make {}", folder.display()))?;
+        let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let config = nv_controller::Config {
+            data_dir: folder.join("controller"),
+            rest: free,
+            grpc: free,
+            ..nv_controller::Config::default()
+        };
+        let shutdown = CancellationToken::new();
+        let controller = nv_controller::start(config, shutdown.clone()).await?;
+        let password = controller
+            .admin_password()
+            .context("the demo's controller was started before")?
+            .to_owned();
+        Ok(Self {
+            controller,
+            shutdown,
+            password,
+        })
     }
+
     pub(crate) fn server(&self) -> String {
-        self.server.clone()
+        format!("https://{}", self.controller.rest())
     }
+
     pub(crate) fn ca(&self) -> &[u8] {
-        &self.ca
+        self.controller.ca_pem().as_bytes()
     }
-    pub(crate) fn user(&self) -> &str {
+
+    pub(crate) const fn user(&self) -> &'static str {
         "admin"
     }
+
     pub(crate) fn password(&self) -> &str {
         &self.password
     }
-    pub(crate) async fn stop(self) {}
+
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        self.controller.wait().await;
+    }
 }
 
 /// Removes the pinned programs, links and tables of a datapath; the folder's name if it was there.
