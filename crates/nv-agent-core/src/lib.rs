@@ -1,1 +1,27 @@
-//! stub
+//! The agent's brain: what the runtime, the kernel and the store tell goes in, what is to be done comes out.
+//!
+//! No I/O, no clock. The shell calls [`Agent::handle`] with each [`Input`], then [`Agent::poll_effect`] until it gives nothing, and
+//! carries the effects out; their results come back as inputs. [`Agent::poll_timeout`] says when to call
+//! with [`Input::Tick`] if nothing else happens.
+//!
+//! The order that leaves no unprotected moment is kept here: the image that knows a workload is in force before its interface
+//! is given to it, and an interface that shows up before its workload is guarded at once.
+//!
+//! ```
+//! use nv_agent_core::{Agent, Effect, Input};
+//! use nv_types::{Revision, Timestamp};
+//!
+//! let mut agent = Agent::new("node-1".parse().unwrap());
+//! agent.handle(Input::StoreResync { entries: vec![], revision: Revision(1) }, Timestamp(0));
+//! let effects: Vec<_> = std::iter::from_fn(|| agent.poll_effect()).collect();
+//! assert!(effects.iter().any(|effect| matches!(effect, Effect::Apply { .. })));
+//! ```
+#![forbid(unsafe_code)]
+
+mod agent;
+mod book;
+mod endpoints;
+mod io;
+
+pub use agent::Agent;
+pub use io::{Effect, EndpointWant, Facts, FlowSample, Input, Switches};

@@ -1,0 +1,467 @@
+//! The reducer.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use nv_policy::{PolicyInput, PolicyState, Touched, compile, encode};
+use nv_types::{
+    Direction, FiveTuple, FlowRecord, Mode, Node, NodeId, Revision, Timestamp, UnknownEndpoint, Verdict,
+    Workload, WorkloadId, keys,
+};
+
+use crate::book::AddressBook;
+use crate::endpoints::Endpoints;
+use crate::io::{Effect, Facts, FlowSample, Input, Switches};
+
+/// The agent's state.
+#[derive(Debug)]
+pub struct Agent {
+    node: NodeId,
+    facts: Facts,
+    state: PolicyState,
+    /// Something to compile has been heard of; before that nothing is put in force.
+    ready: bool,
+    seen: Revision,
+    /// Workloads that run here: the runtime's word counts, not the store's.
+    local: BTreeMap<WorkloadId, Workload>,
+    /// Runtimes that have said everything they have.
+    synced: BTreeSet<String>,
+    /// Keys of this node's workloads that are in the store.
+    stored: BTreeSet<String>,
+    endpoints: Endpoints,
+    book: AddressBook,
+    dirty: bool,
+    /// Revision and workloads of the image that is being put in force.
+    applying: Option<(Revision, BTreeSet<WorkloadId>)>,
+    in_force: Option<Revision>,
+    workloads_in_force: BTreeSet<WorkloadId>,
+    /// What is wrong, by what it is about.
+    degraded: BTreeMap<String, String>,
+    lost: BTreeMap<String, u64>,
+    reported: Option<Node>,
+    effects: VecDeque<Effect>,
+    now: Timestamp,
+}
+
+impl Agent {
+    /// An agent of this node that knows nothing yet.
+    #[must_use]
+    pub fn new(node: NodeId) -> Self {
+        Self {
+            node,
+            facts: Facts::default(),
+            state: PolicyState::default(),
+            ready: false,
+            seen: Revision(0),
+            local: BTreeMap::new(),
+            synced: BTreeSet::new(),
+            stored: BTreeSet::new(),
+            endpoints: Endpoints::default(),
+            book: AddressBook::default(),
+            dirty: false,
+            applying: None,
+            in_force: None,
+            workloads_in_force: BTreeSet::new(),
+            degraded: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            reported: None,
+            effects: VecDeque::new(),
+            now: Timestamp(0),
+        }
+    }
+
+    /// Takes something that happened.
+    pub fn handle(&mut self, input: Input, now: Timestamp) {
+        self.now = self.now.max(now);
+        match input {
+            Input::Facts(facts) => {
+                self.dirty |= facts.addresses != self.facts.addresses;
+                self.facts = facts;
+            }
+            Input::Preexisting(indexes) => self.endpoints.preexisting(indexes),
+            Input::WorkloadUp(workload) => self.workload_up(*workload),
+            Input::WorkloadDown(id) => self.workload_down(&id),
+            Input::Synced { runtime, running } => self.synced(runtime, &running),
+            Input::Link { ifindex, name } => {
+                self.endpoints.link(ifindex, name, self.now);
+                self.plan_endpoints();
+            }
+            Input::LinkGone(ifindex) => self.effects.extend(self.endpoints.gone(ifindex)),
+            Input::StorePut { key, value, revision } => self.store_put(&key, &value, revision),
+            Input::StoreDelete { key, revision } => self.store_delete(&key, revision),
+            Input::StoreResync { entries, revision } => self.store_resync(&entries, revision),
+            Input::Applied(result) => self.applied(result),
+            Input::Attached { ifindex, result } => {
+                let key = format!("interface {ifindex}");
+                match self.endpoints.attached(ifindex, result, self.now) {
+                    Some(words) => self.degraded.insert(key, words),
+                    None => self.degraded.remove(&key),
+                };
+            }
+            Input::Lost(lost) => self.lost = lost,
+            Input::Tick => {}
+        }
+        self.tick();
+    }
+
+    fn tick(&mut self) {
+        if self.releases() {
+            let released = self.endpoints.release(self.now);
+            self.effects.extend(released);
+        }
+        self.plan_endpoints();
+        let names: Vec<_> = self.endpoints.released().collect();
+        let words = format!(
+            "interfaces that no runtime claims are not guarded: {}",
+            names.join(", ")
+        );
+        if names.is_empty() {
+            self.degraded.remove("unclaimed");
+        } else {
+            self.degraded.insert("unclaimed".into(), words);
+        }
+        self.report_node();
+    }
+
+    /// Whether interfaces without a workload are let go after a while: not where settings say deny.
+    fn releases(&self) -> bool {
+        self.state.input().settings.unknown_endpoint != UnknownEndpoint::Deny
+    }
+
+    // Workloads.
+
+    fn workload_up(&mut self, workload: Workload) {
+        if self.local.get(&workload.id) == Some(&workload) {
+            return;
+        }
+        let key = keys::workload(&self.node, &workload.id);
+        match encode(&key, &workload) {
+            Ok(value) => {
+                self.stored.insert(key.clone());
+                self.effects.push_back(Effect::Store {
+                    key,
+                    value: Some(value),
+                });
+            }
+            Err(error) => {
+                self.degraded.insert(key, error.to_string());
+            }
+        }
+        self.local.insert(workload.id.clone(), workload);
+        self.locals_changed();
+    }
+
+    fn workload_down(&mut self, id: &WorkloadId) {
+        if self.local.remove(id).is_none() {
+            return;
+        }
+        let key = keys::workload(&self.node, id);
+        self.stored.remove(&key);
+        self.effects.push_back(Effect::Store { key, value: None });
+        self.locals_changed();
+    }
+
+    fn locals_changed(&mut self) {
+        let effects = self.endpoints.claim(&self.local, self.now);
+        self.effects.extend(effects);
+        self.dirty = true;
+    }
+
+    fn synced(&mut self, runtime: String, running: &BTreeSet<WorkloadId>) {
+        let gone: Vec<_> = self
+            .local
+            .values()
+            .filter(|workload| workload.runtime == runtime && !running.contains(&workload.id))
+            .map(|workload| workload.id.clone())
+            .collect();
+        for id in gone {
+            self.workload_down(&id);
+        }
+        self.synced.insert(runtime);
+        self.forget_strangers();
+    }
+
+    /// Workloads of this node that the store has and no runtime: what an agent before this one left.
+    fn forget_strangers(&mut self) {
+        let input = self.state.input();
+        let gone: Vec<_> = input
+            .workloads
+            .values()
+            .filter(|workload| {
+                workload.node == self.node
+                    && self.synced.contains(&workload.runtime)
+                    && !self.local.contains_key(&workload.id)
+            })
+            .map(|workload| keys::workload(&self.node, &workload.id))
+            .filter(|key| self.stored.contains(key))
+            .collect();
+        for key in gone {
+            self.stored.remove(&key);
+            self.effects.push_back(Effect::Store { key, value: None });
+        }
+    }
+
+    // Store.
+
+    fn is_own(&self, key: &str) -> bool {
+        key == keys::node(&self.node) || key.starts_with(&keys::workloads_of(&self.node))
+    }
+
+    fn store_put(&mut self, key: &str, value: &[u8], revision: Revision) {
+        self.seen = self.seen.max(revision);
+        match self.state.put(key, value) {
+            Ok(touched) => self.dirty |= touched != Touched::Nothing && !self.is_own(key),
+            // Its object keeps its last good form; the node says so.
+            Err(_) => self.dirty = true,
+        }
+        if key.starts_with(&keys::workloads_of(&self.node)) {
+            self.stored.insert(key.to_owned());
+            self.forget_strangers();
+        }
+    }
+
+    fn store_delete(&mut self, key: &str, revision: Revision) {
+        self.seen = self.seen.max(revision);
+        let touched = self.state.delete(key);
+        self.dirty |= touched != Touched::Nothing && !self.is_own(key);
+        self.stored.remove(key);
+    }
+
+    fn store_resync(&mut self, entries: &[(String, Vec<u8>)], revision: Revision) {
+        self.state.resync(
+            entries
+                .iter()
+                .map(|(key, value)| (key.as_str(), value.as_slice())),
+        );
+        self.seen = revision;
+        self.ready = true;
+        self.dirty = true;
+        let own = keys::workloads_of(&self.node);
+        self.stored = entries
+            .iter()
+            .map(|(key, _)| key)
+            .filter(|key| key.starts_with(&own))
+            .cloned()
+            .collect();
+        // What runs here and is not in the store, or stands there otherwise.
+        for workload in self.local.values() {
+            let key = keys::workload(&self.node, &workload.id);
+            if self.state.input().workloads.get(&workload.id) != Some(workload)
+                && let Ok(value) = encode(&key, workload)
+            {
+                self.stored.insert(key.clone());
+                self.effects.push_back(Effect::Store {
+                    key,
+                    value: Some(value),
+                });
+            }
+        }
+        self.reported = None;
+        self.forget_strangers();
+    }
+
+    // Policy.
+
+    /// The store's policy with this node's own word on what runs here.
+    fn input(&self) -> PolicyInput {
+        let mut input = self.state.input().clone();
+        input.workloads.retain(|_, workload| workload.node != self.node);
+        input.workloads.extend(
+            self.local
+                .iter()
+                .map(|(id, workload)| (id.clone(), workload.clone())),
+        );
+        let node = self.describe();
+        input.nodes.insert(node.id.clone(), node);
+        input
+    }
+
+    fn switches(&self, input: &PolicyInput) -> Switches {
+        let unknown = match input.settings.unknown_endpoint {
+            UnknownEndpoint::Deny => Verdict::Deny,
+            UnknownEndpoint::Allow => Verdict::Allow,
+            UnknownEndpoint::Auto if input.modes.values().any(|mode| *mode == Mode::Protect) => Verdict::Deny,
+            UnknownEndpoint::Auto => Verdict::Allow,
+        };
+        Switches {
+            unknown,
+            failsafe_ports: input.settings.failsafe_ports.iter().map(|port| port.0).collect(),
+            failsafe_addresses: self.facts.addresses.clone(),
+        }
+    }
+
+    fn compile(&mut self) {
+        self.dirty = false;
+        let input = self.input();
+        match compile(&input, &self.node, self.seen) {
+            Ok(compiled) => {
+                self.degraded.remove("policy");
+                self.book = AddressBook::new(&input);
+                let workloads = compiled
+                    .image
+                    .locals
+                    .iter()
+                    .map(|local| local.workload.clone())
+                    .collect();
+                self.applying = Some((self.seen, workloads));
+                let switches = self.switches(&input);
+                self.effects.push_back(Effect::Apply {
+                    image: Box::new(compiled.image),
+                    switches,
+                });
+            }
+            Err(error) => {
+                self.degraded.insert(
+                    "policy".into(),
+                    format!("the policy is not put in force: {error}"),
+                );
+                self.report_node();
+            }
+        }
+    }
+
+    fn applied(&mut self, result: Result<(), String>) {
+        let Some((revision, workloads)) = self.applying.take() else {
+            return;
+        };
+        match result {
+            Ok(()) => {
+                self.in_force = Some(revision);
+                self.workloads_in_force = workloads;
+                self.degraded.remove("apply");
+            }
+            Err(words) => {
+                let what = format!("the policy of revision {revision} is not in force: {words}");
+                self.degraded.insert("apply".into(), what);
+            }
+        }
+    }
+
+    fn plan_endpoints(&mut self) {
+        if self.in_force.is_some() {
+            let effects = self.endpoints.plan(&self.workloads_in_force, self.now);
+            self.effects.extend(effects);
+        }
+    }
+
+    // What the node says of itself.
+
+    fn describe(&self) -> Node {
+        let bad = self.state.problems().iter();
+        let bad = bad.map(|(key, problem)| format!("stored value of '{key}' cannot be used: {problem}"));
+        Node {
+            id: self.node.clone(),
+            addresses: self.facts.addresses.clone(),
+            agent_endpoint: self.facts.agent_endpoint.clone(),
+            version: self.facts.version.clone(),
+            kernel: self.facts.kernel.clone(),
+            hook: self.facts.hook.clone(),
+            revision: self.in_force.unwrap_or_default(),
+            endpoints: u32::try_from(self.endpoints.guarded()).unwrap_or(u32::MAX),
+            degraded: self.degraded.values().cloned().chain(bad).collect(),
+            lost_events: self.lost.clone(),
+            seen: Timestamp(0),
+            started: self.facts.started,
+        }
+    }
+
+    fn report_node(&mut self) {
+        if !self.ready {
+            return;
+        }
+        let node = self.describe();
+        if self.reported.as_ref() == Some(&node) {
+            return;
+        }
+        let key = keys::node(&self.node);
+        if let Ok(value) = encode(
+            &key,
+            &Node {
+                seen: self.now,
+                ..node.clone()
+            },
+        ) {
+            self.effects.push_back(Effect::Store {
+                key,
+                value: Some(value),
+            });
+        }
+        self.reported = Some(node);
+    }
+
+    // Out.
+
+    /// The next thing to do.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        if let Some(effect) = self.effects.pop_front() {
+            return Some(effect);
+        }
+        // One image at a time: what changes meanwhile is in the next one.
+        if self.ready && self.dirty && self.applying.is_none() {
+            self.compile();
+        }
+        self.effects.pop_front()
+    }
+
+    /// When to call with [`Input::Tick`] if nothing else happens.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        self.endpoints.due(self.releases())
+    }
+
+    /// Revision in force.
+    #[must_use]
+    pub const fn revision(&self) -> Option<Revision> {
+        self.in_force
+    }
+
+    /// Workloads that run here.
+    #[must_use]
+    pub const fn workloads(&self) -> &BTreeMap<WorkloadId, Workload> {
+        &self.local
+    }
+
+    /// A flow as a record: who its ends are. `None` for an interface whose workload is not known. `offset` is what is added to
+    /// the monotonic clock to get the time of day.
+    #[must_use]
+    pub fn record(&self, sample: &FlowSample, offset: u64) -> Option<FlowRecord> {
+        let workload = self.endpoints.workload(sample.ifindex)?;
+        let (own, other) = (
+            nv_types::Peer::Workload(workload.clone()),
+            self.book.peer(sample.peer.0),
+        );
+        let is_client = sample.direction == Direction::Egress;
+        let ((client, server), (from, to)) = if is_client {
+            ((own, other), (sample.local, sample.peer))
+        } else {
+            ((other, own), (sample.peer, sample.local))
+        };
+        let (to_server, to_client) = if is_client {
+            (sample.sent, sample.received)
+        } else {
+            (sample.received, sample.sent)
+        };
+        Some(FlowRecord {
+            node: self.node.clone(),
+            workload: workload.clone(),
+            direction: sample.direction,
+            tuple: FiveTuple {
+                proto: sample.proto,
+                client: from.0,
+                client_port: from.1,
+                server: to.0,
+                server_port: to.1,
+            },
+            client,
+            server,
+            application: sample.application,
+            decision: sample.decision,
+            state: sample.state,
+            packets_to_server: to_server.0,
+            packets_to_client: to_client.0,
+            bytes_to_server: to_server.1,
+            bytes_to_client: to_client.1,
+            first_seen: Timestamp(sample.first_ns.saturating_add(offset)),
+            last_seen: Timestamp(sample.last_ns.saturating_add(offset)),
+        })
+    }
+}

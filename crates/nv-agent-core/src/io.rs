@@ -1,0 +1,169 @@
+//! What goes into the agent and what comes out of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use nv_types::{
+    Application, Decision, Direction, FlowState, IpProto, MacAddr, PolicyImage, PortSpec, Revision,
+    Timestamp, Verdict, Workload, WorkloadId,
+};
+
+/// What the node is, as its shell found it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Addresses of the node itself.
+    pub addresses: Vec<IpAddr>,
+    /// Where the agent's gRPC listens.
+    pub agent_endpoint: String,
+    /// Version of the agent.
+    pub version: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// `tcx`, `clsact` or `software`.
+    pub hook: String,
+    /// When the agent started.
+    pub started: Timestamp,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// What the node is.
+    Facts(Facts),
+    /// Interfaces that were there before the agent: those that no workload claims are left alone.
+    Preexisting(BTreeSet<u32>),
+    /// A workload runs, as it was found.
+    WorkloadUp(Box<Workload>),
+    /// A workload has ended.
+    WorkloadDown(WorkloadId),
+    /// A runtime was (re)connected to, and these are all that run in it.
+    Synced {
+        /// Name of the runtime, as in [`Workload::runtime`].
+        runtime: String,
+        /// Ids.
+        running: BTreeSet<WorkloadId>,
+    },
+    /// The host end of a veth showed up.
+    Link {
+        /// Index.
+        ifindex: u32,
+        /// Name.
+        name: String,
+    },
+    /// An interface is gone.
+    LinkGone(u32),
+    /// A value in the store.
+    StorePut {
+        /// Key.
+        key: String,
+        /// Value.
+        value: Vec<u8>,
+        /// Revision.
+        revision: Revision,
+    },
+    /// A deletion in the store.
+    StoreDelete {
+        /// Key.
+        key: String,
+        /// Revision.
+        revision: Revision,
+    },
+    /// The whole store.
+    StoreResync {
+        /// Keys and values.
+        entries: Vec<(String, Vec<u8>)>,
+        /// Revision.
+        revision: Revision,
+    },
+    /// [`Effect::Apply`] was carried out; the error in words.
+    Applied(Result<(), String>),
+    /// [`Effect::Attach`] was carried out.
+    Attached {
+        /// Interface.
+        ifindex: u32,
+        /// `Err(None)`: the interface is gone; else the error in words.
+        result: Result<(), Option<String>>,
+    },
+    /// Events lost since start, by stage.
+    Lost(BTreeMap<String, u64>),
+    /// Time has passed.
+    Tick,
+}
+
+/// Something to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Put an image in force; answer with [`Input::Applied`].
+    Apply {
+        /// The image.
+        image: Box<PolicyImage>,
+        /// Switches that go with it.
+        switches: Switches,
+    },
+    /// Guard an interface, or change what is known of it; answer with [`Input::Attached`].
+    Attach(EndpointWant),
+    /// Stop guarding an interface.
+    Detach(u32),
+    /// Write a value under a key of this node's own, or delete it.
+    Store {
+        /// Key.
+        key: String,
+        /// Value; `None` deletes.
+        value: Option<Vec<u8>>,
+    },
+}
+
+/// An interface as it should be guarded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointWant {
+    /// Index of the host end.
+    pub ifindex: u32,
+    /// Name of the host end.
+    pub name: String,
+    /// The workload, `None` while it is not known.
+    pub workload: Option<WorkloadId>,
+    /// Ethernet address inside.
+    pub mac: Option<MacAddr>,
+    /// Addresses inside.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Switches of the datapath that settings decide.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Switches {
+    /// Verdict for interfaces whose workload is not known.
+    pub unknown: Verdict,
+    /// Ports of the node that stay open.
+    pub failsafe_ports: Vec<PortSpec>,
+    /// Addresses of the node.
+    pub failsafe_addresses: Vec<IpAddr>,
+}
+
+/// A flow as the datapath tells of it. Times are nanoseconds on the monotonic clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowSample {
+    /// Interface.
+    pub ifindex: u32,
+    /// Egress: the workload is the client.
+    pub direction: Direction,
+    /// Protocol.
+    pub proto: IpProto,
+    /// Workload's address and port.
+    pub local: (IpAddr, u16),
+    /// The other end's.
+    pub peer: (IpAddr, u16),
+    /// Verdict and why.
+    pub decision: Decision,
+    /// Application.
+    pub application: Option<Application>,
+    /// Life.
+    pub state: FlowState,
+    /// Packets and bytes sent by the workload.
+    pub sent: (u64, u64),
+    /// Packets and bytes sent to the workload.
+    pub received: (u64, u64),
+    /// First packet.
+    pub first_ns: u64,
+    /// Last packet.
+    pub last_ns: u64,
+}
