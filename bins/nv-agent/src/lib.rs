@@ -1,1 +1,190 @@
-//! stub
+//! Agent of nv: one on each node. Finds the workloads of the node, enforces policy at their interfaces, reports flows.
+//!
+//! ```no_run
+//! # async fn example(config: nv_agent::Config) -> anyhow::Result<()> {
+//! use tokio_util::sync::CancellationToken;
+//!
+//! let shutdown = CancellationToken::new();
+//! let agent = nv_agent::start(config, shutdown.clone()).await?;
+//! println!("captures on {}", agent.listen());
+//! shutdown.cancel(); // enforcement stays: it lives in the kernel
+//! agent.wait().await;
+//! # Ok(())
+//! # }
+//! ```
+#![forbid(unsafe_code)]
+
+mod captures;
+mod config;
+mod credentials;
+mod datapath;
+mod driver;
+mod node;
+mod snapshot;
+mod transport;
+mod uplink;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use nv_agent_core::{Agent, Facts};
+use nv_capture::{CaptureConfig, CaptureManager};
+use nv_runtime::{LinkWatcher, Location, Monitor, MonitorOptions, discover};
+use nv_store::{KvStore as _, RemoteStore};
+use nv_types::Revision;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use config::{Cli, Command, Config, ConfigError, Credentials, DatapathKind};
+
+use captures::{CaptureService, Workloads};
+use credentials::Pems;
+use datapath::DatapathThread;
+use driver::Driver;
+use snapshot::Snapshot;
+use transport::GrpcStore;
+use uplink::Uplink;
+
+/// Answers and flow batches that wait for the agent's loop.
+const TELLS: usize = 256;
+/// Link events that wait.
+const LINKS: usize = 1024;
+
+/// An agent that runs.
+#[derive(Debug)]
+pub struct Handle {
+    listen: SocketAddr,
+    hook: String,
+    tasks: TaskTracker,
+}
+
+impl Handle {
+    /// Where its gRPC listens.
+    #[must_use]
+    pub const fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// `tcx`, `clsact` or `software`.
+    #[must_use]
+    pub fn hook(&self) -> &str {
+        &self.hook
+    }
+
+    /// Waits until everything has ended after the shutdown.
+    pub async fn wait(self) {
+        self.tasks.wait().await;
+    }
+}
+
+/// Starts an agent. It runs until `shutdown` is cancelled; enforcement stays after that.
+///
+/// # Errors
+/// Names what is in the way: no root, a kernel that lacks something, a folder that cannot be written, a port in use, no
+/// certificate. A controller that is away is no error.
+pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<Handle> {
+    let folder = &config.data_dir;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .with_context(|| format!("cannot make the data folder {}", folder.display()))?;
+    // Enforcement first: an agent that cannot enforce must not join, nor say that it is there.
+    let (tells, from_datapath) = mpsc::channel(TELLS);
+    let kind = config.datapath.clone();
+    let datapath = tokio::task::spawn_blocking(move || DatapathThread::start(&kind, tells))
+        .await
+        .context("opening the datapath")??;
+    let pems = Pems::load(&config.credentials, folder, &config.node, &config.controller).await?;
+    let snapshot_path = folder.join("policy.json");
+    let snapshot = Snapshot::load(&snapshot_path, &config.node).unwrap_or_else(|error| {
+        tracing::error!(%error, "starting without it");
+        None
+    });
+
+    let tasks = TaskTracker::new();
+    let workloads = Workloads::default();
+    let manager = CaptureManager::open(CaptureConfig::new(folder.join("captures"))).context("captures")?;
+    let service = CaptureService {
+        manager,
+        workloads: Arc::clone(&workloads),
+        node: config.node.clone(),
+        netns_dir: match &config.runtimes.netns {
+            Location::At(path) => path.clone(),
+            Location::Auto | Location::Off => "/run/netns".into(),
+        },
+    };
+    let (listen, serving) = captures::serve(service, config.listen, &pems, shutdown.clone()).await?;
+    tasks.spawn(serving);
+
+    let channel = pems.channel(&config.controller)?;
+    let store = GrpcStore::new(channel.clone());
+    let events = RemoteStore::new(store.clone()).watch("", Revision(0)).await?;
+    let uplink = Arc::new(Uplink::default());
+    tasks.spawn(Arc::clone(&uplink).write_keys(store, shutdown.clone()));
+    tasks.spawn(Arc::clone(&uplink).send_records(channel, config.node.clone(), shutdown.clone()));
+
+    let hook = datapath.hook().to_owned();
+    let facts = Facts {
+        addresses: node::addresses(),
+        agent_endpoint: listen.to_string(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        kernel: node::kernel(),
+        hook: hook.clone(),
+        started: node::now(),
+    };
+    let driver = Driver {
+        node: config.node.clone(),
+        core: Agent::new(config.node.clone()),
+        datapath,
+        tells: from_datapath,
+        runtimes: Monitor::spawn(
+            discover(&config.runtimes),
+            MonitorOptions::new(config.node.clone()),
+            shutdown.clone(),
+        ),
+        links: LinkWatcher::spawn(LINKS).context("interfaces cannot be watched")?,
+        store: events,
+        uplink,
+        workloads,
+        facts,
+        snapshot: snapshot.unwrap_or_default(),
+        snapshot_path,
+        kernel_lost: 0,
+        nameless: 0,
+    };
+    tasks.spawn(driver.run(shutdown));
+    tasks.close();
+    tracing::info!(node = %config.node, %listen, hook, "agent started");
+    Ok(Handle { listen, hook, tasks })
+}
+
+/// Starts an agent and waits for its end.
+///
+/// # Errors
+/// As [`start`].
+pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let handle = start(config, shutdown).await?;
+    handle.wait().await;
+    Ok(())
+}
+
+/// Removes all enforcement of an agent from the kernel.
+///
+/// # Errors
+/// Names what could not be removed.
+pub fn purge(config: &Config) -> anyhow::Result<()> {
+    use nv_dp::{Datapath as _, EbpfConfig, EbpfDatapath};
+    match &config.datapath {
+        DatapathKind::Ebpf(pins) if pins.exists() => {
+            let mut datapath =
+                EbpfDatapath::open(EbpfConfig::new(pins)).context("the datapath cannot be opened")?;
+            datapath.purge().context("not everything could be removed")
+        }
+        DatapathKind::Ebpf(_) | DatapathKind::Software => Ok(()),
+    }
+}

@@ -1,2 +1,62 @@
-//! stub
-fn main() {}
+//! `nv-agent`: reads its configuration, starts the library, waits for a signal.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use nv_agent::{Cli, Command, Config};
+use tokio_util::sync::CancellationToken;
+
+/// Exit code for a configuration that cannot be used (`EX_USAGE`).
+const EXIT_CONFIG: u8 = 64;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_unset| "info".into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    let config = match Config::from_cli(&cli) {
+        Ok(config) => config,
+        Err(error) => return fail(&anyhow::Error::new(error), EXIT_CONFIG),
+    };
+    if cli.check_config {
+        let _ = writeln!(std::io::stdout(), "the configuration can be used");
+        return ExitCode::SUCCESS;
+    }
+    let done = match cli.command {
+        Some(Command::Purge) => nv_agent::purge(&config),
+        None => {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build();
+            runtime
+                .map_err(anyhow::Error::from)
+                .and_then(|runtime| runtime.block_on(serve(config)))
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, 1),
+    }
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let shutdown = CancellationToken::new();
+    let handle = nv_agent::start(config, shutdown.clone()).await?;
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        stopped = tokio::signal::ctrl_c() => stopped?,
+    }
+    shutdown.cancel();
+    handle.wait().await;
+    Ok(())
+}
+
+fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "error: {error:#}");
+    ExitCode::from(code)
+}

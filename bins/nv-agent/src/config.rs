@@ -1,0 +1,285 @@
+//! Configuration: option, then environment, then file, then default; checked before anything is opened.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, Subcommand};
+use nv_runtime::{DiscoverOptions, Location};
+use nv_types::NodeId;
+use serde::Deserialize;
+
+/// Command line of the agent.
+#[derive(Debug, Parser)]
+#[command(
+    name = "nv-agent",
+    version,
+    about = "Agent of nv: finds the workloads of this node and enforces policy"
+)]
+pub struct Cli {
+    /// TOML file with the same names as the options below.
+    #[arg(long, env = "NV_CONFIG", global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Name of this node [default: the host's name].
+    #[arg(long, env = "NV_NODE", global = true)]
+    pub node: Option<String>,
+    /// gRPC address of the controller [default: 127.0.0.1:18400].
+    #[arg(long, env = "NV_CONTROLLER", global = true, value_name = "HOST:PORT")]
+    pub controller: Option<String>,
+    /// Folder of the node's certificate and the last policy [default: /var/lib/nv-agent].
+    #[arg(long, env = "NV_DATA_DIR", global = true, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Folder on the BPF file system that keeps enforcement [default: /sys/fs/bpf/nv/agent].
+    #[arg(long, env = "NV_PIN_DIR", global = true, value_name = "DIR")]
+    pub pin_dir: Option<PathBuf>,
+    /// Address of the agent's own gRPC, for captures [default: 127.0.0.1:18401].
+    #[arg(long, env = "NV_LISTEN", global = true, value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// dockerd's socket; `off`: do not look for it.
+    #[arg(long, env = "NV_DOCKER", global = true, value_name = "SOCKET")]
+    pub docker: Option<String>,
+    /// Folder of named network namespaces; `off`: do not watch it [default: /run/netns].
+    #[arg(long, env = "NV_NETNS", global = true, value_name = "DIR")]
+    pub netns: Option<String>,
+    /// File with a one-time join token (`nv-controller --join-token NODE`); needed until the node has a certificate.
+    #[arg(long, env = "NV_JOIN_TOKEN_FILE", global = true, value_name = "FILE")]
+    pub join_token_file: Option<PathBuf>,
+    /// The controller's ca.pem, for joining.
+    #[arg(long, env = "NV_CA", global = true, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// Check the configuration and end.
+    #[arg(long)]
+    pub check_config: bool,
+    /// What to do; without it: run.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// Other things than running.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum Command {
+    /// Remove all enforcement of this agent from the kernel. Stopping the agent does not do that.
+    Purge,
+}
+
+/// A file's content.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    node: Option<String>,
+    controller: Option<String>,
+    data_dir: Option<PathBuf>,
+    pin_dir: Option<PathBuf>,
+    listen: Option<SocketAddr>,
+    docker: Option<String>,
+    netns: Option<String>,
+    netns_prefix: Option<String>,
+    join_token_file: Option<PathBuf>,
+    ca: Option<PathBuf>,
+}
+
+/// Which datapath enforces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DatapathKind {
+    /// The kernel, with pins in this folder.
+    Ebpf(PathBuf),
+    /// The software datapath: it judges nothing by itself, as no packet reaches it. For tests.
+    Software,
+}
+
+/// How the agent shows who it is.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Credentials {
+    /// Certificate, key and CA in PEM form.
+    Identity {
+        /// Certificate.
+        certificate_pem: String,
+        /// Private key.
+        key_pem: String,
+        /// CA certificate.
+        ca_pem: String,
+    },
+    /// Those of the data folder; where there are none, they are got by a join token.
+    Folder {
+        /// File with the token.
+        join_token_file: Option<PathBuf>,
+        /// The controller's CA certificate.
+        ca: Option<PathBuf>,
+    },
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Identity { .. } => "Identity",
+            Self::Folder { .. } => "Folder",
+        })
+    }
+}
+
+/// What an agent needs to start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Name of the node.
+    pub node: NodeId,
+    /// gRPC address of the controller, `host:port`.
+    pub controller: String,
+    /// Folder of the node's certificate, the last policy and captures.
+    pub data_dir: PathBuf,
+    /// What enforces.
+    pub datapath: DatapathKind,
+    /// Address of the agent's own gRPC; port 0: any free one.
+    pub listen: SocketAddr,
+    /// Which runtimes to watch.
+    pub runtimes: DiscoverOptions,
+    /// Who the agent is.
+    pub credentials: Credentials,
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// File.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is wrong.
+    #[error("{path}: {problem}")]
+    Parse {
+        /// File.
+        path: PathBuf,
+        /// What is wrong, with its place.
+        problem: String,
+    },
+    /// A value is wrong.
+    #[error("{name}: {problem}")]
+    Value {
+        /// Option.
+        name: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+impl Config {
+    /// Reads file and options.
+    ///
+    /// # Errors
+    /// [`ConfigError`] that names file, line or option.
+    pub fn from_cli(cli: &Cli) -> Result<Self, ConfigError> {
+        let file = cli.config.as_deref().map(read).transpose()?.unwrap_or_default();
+        let wrong = |name, problem: String| ConfigError::Value { name, problem };
+        let node = cli.node.clone().or(file.node).map_or_else(host_name, Ok);
+        let node = node.map_err(|problem| wrong("node", problem))?;
+        let node = NodeId::try_new(node).map_err(|error| wrong("node", error.to_string()))?;
+        let controller = cli
+            .controller
+            .clone()
+            .or(file.controller)
+            .unwrap_or_else(|| "127.0.0.1:18400".into());
+        if controller
+            .rsplit_once(':')
+            .is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err())
+        {
+            return Err(wrong("controller", format!("'{controller}' is not HOST:PORT")));
+        }
+        let data_dir = cli
+            .data_dir
+            .clone()
+            .or(file.data_dir)
+            .unwrap_or_else(|| "/var/lib/nv-agent".into());
+        if !data_dir.is_absolute() {
+            return Err(wrong("data_dir", "an absolute path is needed".into()));
+        }
+        let listen = cli
+            .listen
+            .or(file.listen)
+            .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 18401)));
+        Ok(Self {
+            node,
+            controller,
+            data_dir,
+            datapath: DatapathKind::Ebpf(
+                cli.pin_dir
+                    .clone()
+                    .or(file.pin_dir)
+                    .unwrap_or_else(|| "/sys/fs/bpf/nv/agent".into()),
+            ),
+            listen,
+            runtimes: DiscoverOptions {
+                docker: location(cli.docker.clone().or(file.docker)),
+                netns: location(cli.netns.clone().or(file.netns)),
+                netns_prefix: file.netns_prefix.unwrap_or_default(),
+            },
+            credentials: Credentials::Folder {
+                join_token_file: cli.join_token_file.clone().or(file.join_token_file),
+                ca: cli.ca.clone().or(file.ca),
+            },
+        })
+    }
+}
+
+fn location(text: Option<String>) -> Location {
+    match text.as_deref() {
+        None => Location::Auto,
+        Some("off") => Location::Off,
+        Some(path) => Location::At(path.trim_start_matches("unix://").into()),
+    }
+}
+
+fn host_name() -> Result<String, String> {
+    let name =
+        nix::sys::utsname::uname().map_err(|error| format!("the host's name cannot be read: {error}"))?;
+    name.nodename()
+        .to_str()
+        .map(str::to_owned)
+        .ok_or_else(|| "the host's name is no text: name the node".to_owned())
+}
+
+fn read(path: &Path) -> Result<File, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    toml::from_str(&text).map_err(|error| ConfigError::Parse {
+        path: path.to_owned(),
+        problem: error.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Config, ConfigError> {
+        Config::from_cli(&Cli::parse_from(["nv-agent"].iter().chain(args)))
+    }
+
+    #[test]
+    fn options_are_read_and_checked() {
+        let config = parse(&["--node", "n1", "--docker", "unix:///x.sock", "--netns", "off"]).unwrap();
+        assert_eq!(config.runtimes.docker, Location::At("/x.sock".into()));
+        assert_eq!(config.runtimes.netns, Location::Off);
+        for (args, name) in [
+            (["--node", "a/b"], "node"),
+            (["--controller", "nowhere"], "controller"),
+            (["--data-dir", "relative"], "data_dir"),
+        ] {
+            assert!(parse(&args).unwrap_err().to_string().starts_with(name));
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("agent.toml");
+        std::fs::write(&file, "nod = 'x'\n").unwrap();
+        assert!(
+            parse(&["--config", file.to_str().unwrap()])
+                .unwrap_err()
+                .to_string()
+                .contains("nod")
+        );
+    }
+}

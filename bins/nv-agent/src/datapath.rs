@@ -1,0 +1,292 @@
+//! The datapath on a thread of its own: its calls are system calls, and it wants to be polled.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc as std_mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use nv_agent_core::{EndpointWant, FlowSample, Switches};
+use nv_dp::{
+    Datapath, DatapathConfig, DatapathError, DatapathEvent, DatapathStatus, EbpfConfig, EbpfDatapath,
+    EndpointSpec, FlowKey, FlowStats, SoftwareDatapath,
+};
+use nv_types::{FlowState, PolicyImage};
+use tokio::sync::mpsc;
+
+use crate::config::DatapathKind;
+
+/// How often waiting events are fetched.
+const POLL: Duration = Duration::from_millis(25);
+/// Shortest time between walks of the connection table; a slow walk makes it longer.
+const SWEEP: Duration = Duration::from_secs(1);
+const STATUS: Duration = Duration::from_secs(5);
+const EVENTS: usize = 4096;
+
+/// What the thread is asked.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    Apply(Box<PolicyImage>, Switches),
+    Attach(EndpointWant),
+    Detach(u32),
+}
+
+/// What the thread tells.
+#[derive(Debug)]
+pub(crate) enum Tell {
+    Applied(Result<(), String>),
+    Attached {
+        ifindex: u32,
+        result: Result<(), Option<String>>,
+    },
+    Flows(Vec<FlowSample>),
+    /// Events lost in the kernel since its tables were made.
+    Lost(u64),
+}
+
+/// The thread's handle. Dropping it ends the thread; what is in force stays.
+#[derive(Debug)]
+pub(crate) struct DatapathThread {
+    asks: Option<std_mpsc::Sender<Ask>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    hook: String,
+    dropped: Arc<AtomicU64>,
+}
+
+impl DatapathThread {
+    /// Opens the datapath and starts its thread.
+    pub(crate) fn start(kind: &DatapathKind, tells: mpsc::Sender<Tell>) -> anyhow::Result<Self> {
+        let mut datapath: Box<dyn Datapath> = match kind {
+            DatapathKind::Ebpf(pins) => Box::new(
+                EbpfDatapath::open(EbpfConfig::new(pins)).context("the kernel datapath cannot be used")?,
+            ),
+            DatapathKind::Software => Box::new(SoftwareDatapath::default()),
+        };
+        let hook = datapath
+            .status()
+            .context("the datapath's state cannot be read")?
+            .hook;
+        let (asks, receiver) = std_mpsc::channel();
+        let dropped = Arc::new(AtomicU64::new(0));
+        let mut worker = Worker {
+            datapath,
+            tells,
+            dropped: Arc::clone(&dropped),
+            told: BTreeMap::new(),
+            lost: 0,
+            sweep_pause: SWEEP,
+        };
+        let thread = std::thread::Builder::new()
+            .name("nv-datapath".into())
+            .spawn(move || worker.run(&receiver))
+            .context("cannot start the datapath's thread")?;
+        Ok(Self {
+            asks: Some(asks),
+            thread: Some(thread),
+            hook,
+            dropped,
+        })
+    }
+
+    pub(crate) fn hook(&self) -> &str {
+        &self.hook
+    }
+
+    /// Asks; the queue is bounded by the core, which has one image under way and one request an interface.
+    pub(crate) fn ask(&self, ask: Ask) {
+        if let Some(asks) = &self.asks
+            && asks.send(ask).is_err()
+        {
+            tracing::error!("the datapath's thread has ended");
+        }
+    }
+
+    /// Flow samples that found the agent's queue full.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for DatapathThread {
+    fn drop(&mut self) {
+        drop(self.asks.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Worker {
+    datapath: Box<dyn Datapath>,
+    tells: mpsc::Sender<Tell>,
+    dropped: Arc<AtomicU64>,
+    /// What was last told of each flow: packets both ways. A flow that stands still is not told again.
+    told: BTreeMap<FlowKey, (u64, u64)>,
+    lost: u64,
+    sweep_pause: Duration,
+}
+
+impl Worker {
+    fn run(&mut self, asks: &std_mpsc::Receiver<Ask>) {
+        let mut next_sweep = Instant::now() + SWEEP;
+        let mut next_status = Instant::now() + STATUS;
+        loop {
+            match asks.recv_timeout(POLL) {
+                Ok(ask) => {
+                    self.serve(ask);
+                    while let Ok(ask) = asks.try_recv() {
+                        self.serve(ask);
+                    }
+                }
+                Err(std_mpsc::RecvTimeoutError::Timeout) => {}
+                Err(std_mpsc::RecvTimeoutError::Disconnected) => return,
+            }
+            self.events();
+            if Instant::now() >= next_sweep {
+                self.sweep();
+                next_sweep = Instant::now() + self.sweep_pause;
+            }
+            if Instant::now() >= next_status {
+                self.status();
+                next_status = Instant::now() + STATUS;
+            }
+        }
+    }
+
+    fn serve(&mut self, ask: Ask) {
+        let tell = match ask {
+            Ask::Apply(image, switches) => {
+                let config = DatapathConfig {
+                    unknown: switches.unknown,
+                    failsafe_ports: switches.failsafe_ports,
+                    failsafe_addresses: switches.failsafe_addresses,
+                };
+                Tell::Applied(
+                    self.datapath
+                        .apply(&image, &config)
+                        .map_err(|error| error.to_string()),
+                )
+            }
+            Ask::Attach(want) => {
+                let ifindex = want.ifindex;
+                let spec = EndpointSpec {
+                    ifindex,
+                    name: want.name,
+                    workload: want.workload,
+                    mac: want.mac,
+                    addresses: want.addresses,
+                };
+                let result = self.datapath.attach(&spec).map_err(|error| match error {
+                    DatapathError::NoInterface { .. } => None,
+                    other => Some(other.to_string()),
+                });
+                Tell::Attached { ifindex, result }
+            }
+            Ask::Detach(ifindex) => {
+                if let Err(error) = self.datapath.detach(ifindex) {
+                    tracing::warn!(ifindex, %error, "not detached");
+                }
+                return;
+            }
+        };
+        // Answers must arrive: the agent always reads, so this waits for moments only.
+        let _ = self.tells.blocking_send(tell);
+    }
+
+    fn events(&mut self) {
+        let events = match self.datapath.poll_events(EVENTS) {
+            Ok(events) => events,
+            Err(error) => {
+                tracing::warn!(%error, "events cannot be read");
+                return;
+            }
+        };
+        let flows = events.into_iter().filter_map(|event| match event {
+            DatapathEvent::Flow(flow) => Some(flow),
+            DatapathEvent::Packet {
+                ifindex,
+                direction,
+                reason,
+                verdict,
+                ..
+            } => {
+                tracing::debug!(ifindex, %direction, %reason, %verdict, "packet");
+                None
+            }
+        });
+        let flows: Vec<_> = flows.collect();
+        self.tell(flows);
+    }
+
+    fn sweep(&mut self) {
+        let begun = Instant::now();
+        let mut flows = Vec::new();
+        let told = &self.told;
+        let changed = |flow: &FlowStats| {
+            flow.state == FlowState::Closed
+                || told.get(&flow.key) != Some(&(flow.tx_packets, flow.rx_packets))
+        };
+        let walked = self.datapath.sweep(&mut |flow| {
+            if changed(&flow) {
+                flows.push(flow);
+            }
+        });
+        if let Err(error) = walked {
+            tracing::warn!(%error, "the connection table cannot be read");
+        }
+        // At most a twentieth of a core goes into this.
+        self.sweep_pause = SWEEP.max(begun.elapsed() * 20);
+        self.tell(flows);
+    }
+
+    fn status(&mut self) {
+        match self.datapath.status() {
+            Ok(DatapathStatus { lost_events, .. }) => {
+                if lost_events != self.lost {
+                    self.lost = lost_events;
+                    let _ = self.tells.try_send(Tell::Lost(lost_events));
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the datapath's state cannot be read"),
+        }
+    }
+
+    fn tell(&mut self, flows: Vec<FlowStats>) {
+        if flows.is_empty() {
+            return;
+        }
+        for flow in &flows {
+            if flow.state == FlowState::Closed {
+                self.told.remove(&flow.key);
+            } else {
+                self.told.insert(flow.key, (flow.tx_packets, flow.rx_packets));
+            }
+        }
+        let count = u64::try_from(flows.len()).unwrap_or(u64::MAX);
+        if self
+            .tells
+            .try_send(Tell::Flows(flows.iter().map(sample).collect()))
+            .is_err()
+        {
+            self.dropped.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+}
+
+const fn sample(flow: &FlowStats) -> FlowSample {
+    FlowSample {
+        ifindex: flow.key.ifindex,
+        direction: flow.key.direction,
+        proto: flow.key.proto,
+        local: (flow.key.local, flow.key.local_port),
+        peer: (flow.key.peer, flow.key.peer_port),
+        decision: flow.decision,
+        application: flow.application,
+        state: flow.state,
+        sent: (flow.tx_packets, flow.tx_bytes),
+        received: (flow.rx_packets, flow.rx_bytes),
+        first_ns: flow.first_ns,
+        last_ns: flow.last_ns,
+    }
+}

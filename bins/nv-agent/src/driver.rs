@@ -1,0 +1,292 @@
+//! The loop around the core: inputs in, effects out.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use nv_agent_core::{Agent, Effect, Facts, Input};
+use nv_runtime::{EventKind, LinkEvent, LinkWatcher, MonitorEvent};
+use nv_store::{Change, WatchEvent, WatchStream};
+use nv_types::{NodeId, Revision};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::captures::Workloads;
+use crate::datapath::{Ask, DatapathThread, Tell};
+use crate::node;
+use crate::snapshot::Snapshot;
+use crate::uplink::Uplink;
+
+/// How long changes of the policy are gathered before they are saved.
+const SAVE: Duration = Duration::from_millis(500);
+/// How often the node's addresses and losses are looked at.
+const FACTS: Duration = Duration::from_secs(10);
+const LOSSES: Duration = Duration::from_secs(5);
+
+/// Everything that the loop holds.
+pub(crate) struct Driver {
+    pub(crate) node: NodeId,
+    pub(crate) core: Agent,
+    pub(crate) datapath: DatapathThread,
+    pub(crate) tells: mpsc::Receiver<Tell>,
+    pub(crate) runtimes: mpsc::Receiver<MonitorEvent>,
+    pub(crate) links: LinkWatcher,
+    pub(crate) store: WatchStream,
+    pub(crate) uplink: Arc<Uplink>,
+    pub(crate) workloads: Workloads,
+    pub(crate) facts: Facts,
+    pub(crate) snapshot: Snapshot,
+    pub(crate) snapshot_path: PathBuf,
+    /// Events lost in the kernel.
+    pub(crate) kernel_lost: u64,
+    /// Samples of interfaces without a workload.
+    pub(crate) nameless: u64,
+}
+
+impl Driver {
+    /// Runs until it is told to stop. What is in force stays.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        self.begin();
+        let mut facts = tokio::time::interval(FACTS);
+        let mut losses = tokio::time::interval(LOSSES);
+        let mut save: Option<Instant> = None;
+        loop {
+            self.carry_out();
+            let due = self
+                .core
+                .poll_timeout()
+                .map(|at| Duration::from_nanos(at.since(node::now())));
+            tokio::select! {
+                // What the datapath answers comes first: everything else waits for it anyway.
+                biased;
+                () = shutdown.cancelled() => break,
+                Some(tell) = self.tells.recv() => self.datapath_told(tell),
+                event = self.store.recv() => match event {
+                    Some(event) => {
+                        self.store_told(event);
+                        save.get_or_insert_with(|| Instant::now() + SAVE);
+                    }
+                    None => break,
+                },
+                event = self.runtimes.recv() => match event {
+                    Some(event) => self.runtime_told(event),
+                    None => break,
+                },
+                event = self.links.recv() => match event {
+                    Some(event) => self.link_told(event),
+                    None => break,
+                },
+                _ = facts.tick() => self.look_at_facts(),
+                _ = losses.tick() => self.look_at_losses(),
+                () = sleep_until(save) => {
+                    save = None;
+                    self.save();
+                }
+                () = sleep(due) => self.input(Input::Tick),
+            }
+        }
+        if save.is_some() {
+            self.save();
+        }
+    }
+
+    fn input(&mut self, input: Input) {
+        self.core.handle(input, node::now());
+    }
+
+    /// What was in force before comes first: facts, interfaces, the saved policy.
+    fn begin(&mut self) {
+        self.input(Input::Preexisting(node::interfaces()));
+        self.input(Input::Facts(self.facts.clone()));
+        if !self.snapshot.entries.is_empty() {
+            tracing::info!(revision = %self.snapshot.revision, "the saved policy is put in force until the controller answers");
+            let entries = self.snapshot.entries.clone().into_iter().collect();
+            self.input(Input::StoreResync {
+                entries,
+                revision: self.snapshot.revision,
+            });
+        }
+    }
+
+    fn carry_out(&mut self) {
+        let mut changed = false;
+        while let Some(effect) = self.core.poll_effect() {
+            match effect {
+                Effect::Apply { image, switches } => self.datapath.ask(Ask::Apply(image, switches)),
+                Effect::Attach(want) => self.datapath.ask(Ask::Attach(want)),
+                Effect::Detach(ifindex) => self.datapath.ask(Ask::Detach(ifindex)),
+                Effect::Store { key, value } => {
+                    changed = true;
+                    self.uplink.store(key, value);
+                }
+            }
+        }
+        if changed {
+            let mut shared = self.workloads.write().unwrap_or_else(PoisonError::into_inner);
+            shared.clone_from(self.core.workloads());
+        }
+    }
+
+    fn datapath_told(&mut self, tell: Tell) {
+        match tell {
+            Tell::Applied(result) => {
+                if let Err(error) = &result {
+                    tracing::error!(%error, "the policy was not put in force");
+                }
+                self.input(Input::Applied(result));
+                tracing::debug!(revision = ?self.core.revision(), "policy in force");
+            }
+            Tell::Attached { ifindex, result } => {
+                tracing::info!(ifindex, ?result, "interface");
+                self.input(Input::Attached { ifindex, result });
+            }
+            Tell::Flows(samples) => {
+                let offset = node::clock_offset();
+                for sample in &samples {
+                    match self.core.record(sample, offset) {
+                        Some(record) => self.uplink.report(record),
+                        None => self.nameless += 1,
+                    }
+                }
+            }
+            Tell::Lost(count) => self.kernel_lost = count,
+        }
+    }
+
+    fn store_told(&mut self, event: WatchEvent) {
+        match event {
+            WatchEvent::Resync(listing) => {
+                let entries: BTreeMap<_, _> = listing
+                    .entries
+                    .into_iter()
+                    .map(|entry| (entry.key, entry.value))
+                    .collect();
+                self.snapshot = Snapshot {
+                    entries: entries.clone(),
+                    revision: listing.revision,
+                };
+                let entries = entries.into_iter().collect();
+                self.input(Input::StoreResync {
+                    entries,
+                    revision: listing.revision,
+                });
+            }
+            WatchEvent::Changes { revision, changes } => {
+                self.snapshot.revision = Revision(self.snapshot.revision.0.max(revision.0));
+                for change in changes {
+                    match change {
+                        Change::Put(entry) => {
+                            self.snapshot
+                                .entries
+                                .insert(entry.key.clone(), entry.value.clone());
+                            self.input(Input::StorePut {
+                                key: entry.key,
+                                value: entry.value,
+                                revision,
+                            });
+                        }
+                        Change::Delete { key, .. } => {
+                            self.snapshot.entries.remove(&key);
+                            self.input(Input::StoreDelete { key, revision });
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn runtime_told(&mut self, event: MonitorEvent) {
+        match event {
+            MonitorEvent::Runtime { event, workload, .. } => match (event.kind, workload) {
+                (EventKind::Start, Some(workload)) => {
+                    tracing::info!(id = %workload.id, name = workload.name, service = workload.service, "workload");
+                    self.input(Input::WorkloadUp(workload));
+                }
+                (EventKind::Stop | EventKind::Delete, _) => {
+                    if let Ok(id) = event.subject.parse() {
+                        self.input(Input::WorkloadDown(id));
+                    }
+                }
+                (EventKind::SocketError, _) => {
+                    tracing::warn!(problem = event.subject, "a runtime does not answer")
+                }
+                _ => {}
+            },
+            MonitorEvent::Synced { info, running, .. } => {
+                tracing::info!(
+                    runtime = info.name,
+                    version = info.version,
+                    workloads = running.len(),
+                    "runtime"
+                );
+                self.input(Input::Synced {
+                    runtime: info.name,
+                    running,
+                });
+            }
+        }
+    }
+
+    fn link_told(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::NewVeth {
+                ifindex,
+                name,
+                peer_elsewhere: true,
+                ..
+            } => self.input(Input::Link { ifindex, name }),
+            // Both ends are here: it may be on its way to a container, and is told again then.
+            LinkEvent::NewVeth { .. } => {}
+            LinkEvent::Gone { ifindex } => self.input(Input::LinkGone(ifindex)),
+        }
+    }
+
+    fn look_at_facts(&mut self) {
+        let addresses = node::addresses();
+        if addresses != self.facts.addresses {
+            self.facts.addresses = addresses;
+            self.input(Input::Facts(self.facts.clone()));
+        }
+    }
+
+    fn look_at_losses(&mut self) {
+        let lost = [
+            ("kernel_ring", self.kernel_lost),
+            ("agent_queue", self.datapath.dropped()),
+            ("agent_report_queue", self.uplink.lost()),
+            ("agent_nameless", self.nameless),
+        ];
+        let lost = lost.into_iter().filter(|(_, count)| *count > 0);
+        self.input(Input::Lost(
+            lost.map(|(stage, count)| (stage.to_owned(), count)).collect(),
+        ));
+    }
+
+    fn save(&self) {
+        // This node's own keys are known better by its runtimes.
+        let own = nv_types::keys::workloads_of(&self.node);
+        let mut snapshot = self.snapshot.clone();
+        snapshot
+            .entries
+            .retain(|key, _| !key.starts_with(&own) && *key != nv_types::keys::node(&self.node));
+        if let Err(error) = snapshot.save(&self.snapshot_path, &self.node) {
+            tracing::error!(path = %self.snapshot_path.display(), %error, "the policy cannot be saved for a start without controller");
+        }
+    }
+}
+
+async fn sleep(due: Option<Duration>) {
+    match due {
+        Some(due) => tokio::time::sleep(due.max(Duration::from_millis(1))).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

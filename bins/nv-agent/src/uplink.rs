@@ -1,0 +1,179 @@
+//! What goes to the controller: the node's own keys, and flow records. Both wait while it is away; what does not fit is counted.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nv_api::grpc::{FlowBatch, report_client::ReportClient};
+use nv_store::{KvStore, StoreError, Txn};
+use nv_types::{FlowRecord, NodeId};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+/// Records that wait.
+const RECORDS: usize = 20_000;
+/// Records of one batch.
+const BATCH: usize = 1000;
+/// Time to gather records in.
+const GATHER: Duration = Duration::from_millis(100);
+/// Longest silence: an empty batch says that the agent is there.
+const HEARTBEAT: Duration = Duration::from_secs(4);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// The last word on each key.
+    keys: BTreeMap<String, Option<Vec<u8>>>,
+    records: VecDeque<FlowRecord>,
+    lost: u64,
+}
+
+/// Queues to the controller.
+#[derive(Debug, Default)]
+pub(crate) struct Uplink {
+    waiting: Mutex<Waiting>,
+    keys: Notify,
+    records: Notify,
+}
+
+impl Uplink {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn store(&self, key: String, value: Option<Vec<u8>>) {
+        self.lock().keys.insert(key, value);
+        self.keys.notify_one();
+    }
+
+    pub(crate) fn report(&self, record: FlowRecord) {
+        let mut waiting = self.lock();
+        if waiting.records.len() == RECORDS {
+            waiting.records.pop_front();
+            waiting.lost += 1;
+        }
+        waiting.records.push_back(record);
+        drop(waiting);
+        self.records.notify_one();
+    }
+
+    /// Records that were dropped since the start because the controller did not take them in time.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lock().lost
+    }
+
+    /// Writes keys until the end.
+    pub(crate) async fn write_keys<S: KvStore>(self: Arc<Self>, store: S, shutdown: CancellationToken) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let batch = std::mem::take(&mut self.lock().keys);
+            if batch.is_empty() {
+                tokio::select! {
+                    () = self.keys.notified() => continue,
+                    () = shutdown.cancelled() => return,
+                }
+            }
+            let mut txn = Txn::new();
+            for (key, value) in &batch {
+                txn = match value {
+                    Some(value) => txn.put(key, value.clone()),
+                    None => txn.delete(key),
+                };
+            }
+            match store.commit(txn).await {
+                Ok(_) => pause = FIRST_PAUSE,
+                Err(
+                    error @ (StoreError::Denied { .. }
+                    | StoreError::InvalidKey { .. }
+                    | StoreError::TooLarge { .. }),
+                ) => {
+                    tracing::error!(%error, keys = ?batch.keys().collect::<Vec<_>>(), "the controller refused this node's keys");
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "the controller does not take this node's keys, trying again");
+                    self.keep_keys(batch);
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        () = shutdown.cancelled() => return,
+                    }
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Sends records until the end.
+    pub(crate) async fn send_records(
+        self: Arc<Self>,
+        channel: Channel,
+        node: NodeId,
+        shutdown: CancellationToken,
+    ) {
+        let mut client = ReportClient::new(channel);
+        let mut sequence = 0;
+        let mut told_lost = 0;
+        loop {
+            if self.lock().records.is_empty() {
+                tokio::select! {
+                    () = self.records.notified() => tokio::time::sleep(GATHER).await,
+                    () = tokio::time::sleep(HEARTBEAT) => {}
+                    () = shutdown.cancelled() => return,
+                }
+            }
+            let (batch, lost) = {
+                let mut waiting = self.lock();
+                let count = waiting.records.len().min(BATCH);
+                (waiting.records.drain(..count).collect::<Vec<_>>(), waiting.lost)
+            };
+            sequence += 1;
+            let message = FlowBatch {
+                node: node.to_string(),
+                sequence,
+                records_json: batch
+                    .iter()
+                    .filter_map(|record| serde_json::to_string(record).ok())
+                    .collect(),
+                lost: std::iter::once(("agent_report_queue".to_owned(), lost - told_lost))
+                    .filter(|(_, lost)| *lost > 0)
+                    .collect(),
+            };
+            let mut request = tonic::Request::new(message);
+            request.set_timeout(Duration::from_secs(5));
+            if let Err(status) = client.flows(request).await {
+                tracing::debug!(
+                    status = status.message(),
+                    "flow records were not taken, trying again"
+                );
+                self.put_back(batch);
+                tokio::select! {
+                    () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                    () = shutdown.cancelled() => return,
+                }
+            } else {
+                told_lost = lost;
+            }
+        }
+    }
+
+    /// Keeps keys that were not written; a newer word on a key wins.
+    fn keep_keys(&self, batch: BTreeMap<String, Option<Vec<u8>>>) {
+        let mut waiting = self.lock();
+        for (key, value) in batch {
+            waiting.keys.entry(key).or_insert(value);
+        }
+    }
+
+    /// Keeps records that were not taken, as far as there is room: the oldest go first.
+    fn put_back(&self, batch: Vec<FlowRecord>) {
+        let mut waiting = self.lock();
+        for record in batch.into_iter().rev() {
+            if waiting.records.len() < RECORDS {
+                waiting.records.push_front(record);
+            } else {
+                waiting.lost += 1;
+            }
+        }
+    }
+}
