@@ -1,12 +1,17 @@
 //! The command line.
 
 use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
+use nv_dp::{Datapath as _, EbpfConfig, EbpfDatapath};
+use nv_runtime::{DiscoverOptions, Location};
 use tokio_util::sync::CancellationToken;
 
 use crate::demo::{self, DemoOptions};
+use crate::stack::{self, Config};
 use crate::sys::{Ended, Half, split};
 
 /// Refused or failed.
@@ -30,6 +35,62 @@ struct Cli {
     /// With --demo: another name for it, so that several can run beside each other.
     #[arg(long, requires = "demo", default_value = "demo", value_name = "NAME")]
     instance: String,
+
+    /// Folder of the store, the CA, the keys and captures.
+    #[arg(long, env = "NV_DATA_DIR", default_value = "/var/lib/nv", value_name = "DIR")]
+    data_dir: PathBuf,
+
+    /// Address of REST.
+    #[arg(
+        long,
+        env = "NV_REST",
+        default_value = "127.0.0.1:10443",
+        value_name = "ADDR:PORT"
+    )]
+    rest: SocketAddr,
+
+    /// Address of the controller's gRPC.
+    #[arg(
+        long,
+        env = "NV_GRPC",
+        default_value = "127.0.0.1:18400",
+        value_name = "ADDR:PORT"
+    )]
+    grpc: SocketAddr,
+
+    /// Address of the agent's gRPC.
+    #[arg(
+        long,
+        env = "NV_LISTEN",
+        default_value = "127.0.0.1:18401",
+        value_name = "ADDR:PORT"
+    )]
+    listen: SocketAddr,
+
+    /// Name of this node [default: the host's name].
+    #[arg(long, env = "NV_NODE")]
+    node: Option<String>,
+
+    /// Folder on the BPF file system that keeps enforcement.
+    #[arg(
+        long,
+        env = "NV_PIN_DIR",
+        default_value = "/sys/fs/bpf/nv/allinone",
+        value_name = "DIR"
+    )]
+    pin_dir: PathBuf,
+
+    /// dockerd's socket; `off`: do not look for it [default: the usual one, if it is there].
+    #[arg(long, env = "NV_DOCKER", value_name = "SOCKET")]
+    docker: Option<String>,
+
+    /// Folder of named network namespaces; `off`: do not watch it [default: /run/netns].
+    #[arg(long, env = "NV_NETNS", value_name = "DIR")]
+    netns: Option<String>,
+
+    /// Remove all enforcement from the kernel and end. Stopping does not do that.
+    #[arg(long, conflicts_with = "demo")]
+    purge: bool,
 }
 
 /// The program: parses the command line, runs, and gives the exit status.
@@ -39,7 +100,7 @@ pub fn main() -> ExitCode {
     if cli.demo {
         ExitCode::from(demo_main(cli))
     } else {
-        ExitCode::from(stock_main())
+        ExitCode::from(stock_main(&cli))
     }
 }
 
@@ -71,8 +132,54 @@ fn demo_main(cli: Cli) -> u8 {
     }
 }
 
-fn stock_main() -> u8 {
-    FAILED
+fn stock_main(cli: &Cli) -> u8 {
+    if cli.purge {
+        return block_on("info", |_| async { purge(&cli.pin_dir) });
+    }
+    block_on("info", |shutdown| async move {
+        let location = |text: &Option<String>| match text.as_deref() {
+            None => Location::Auto,
+            Some("off") => Location::Off,
+            Some(path) => Location::At(path.trim_start_matches("unix://").into()),
+        };
+        let node = match &cli.node {
+            Some(node) => node.clone(),
+            None => nix::sys::utsname::uname()?
+                .nodename()
+                .to_string_lossy()
+                .into_owned(),
+        };
+        let config = Config {
+            controller: nv_controller::Config {
+                data_dir: cli.data_dir.clone(),
+                rest: cli.rest,
+                grpc: cli.grpc,
+                ..nv_controller::Config::default()
+            },
+            node: node.parse()?,
+            agent_listen: cli.listen,
+            pin_dir: cli.pin_dir.clone(),
+            runtimes: DiscoverOptions {
+                docker: location(&cli.docker),
+                netns: location(&cli.netns),
+                netns_prefix: String::new(),
+            },
+        };
+        stack::run(config, shutdown, |line| {
+            let _ = writeln!(std::io::stdout(), "{line}");
+        })
+        .await
+    })
+}
+
+fn purge(pins: &Path) -> anyhow::Result<()> {
+    if !pins.exists() {
+        say(&format!("nothing is in force at {}", pins.display()));
+        return Ok(());
+    }
+    EbpfDatapath::open(EbpfConfig::new(pins))?.purge()?;
+    say("all enforcement is removed");
+    Ok(())
 }
 
 /// Runs `work` in a runtime until it ends; Ctrl-C and SIGTERM ask it to.

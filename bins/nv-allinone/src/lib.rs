@@ -11,3 +11,4 @@ mod stack;
 mod sys;
 
 pub use cli::main;
+pub use stack::{Config, Stack, run};

@@ -5,7 +5,10 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use nv_agent::{Credentials, DatapathKind};
 use nv_dp::EbpfDatapath;
+use nv_runtime::{DiscoverOptions, Location};
+use nv_types::NodeId;
 use tokio_util::sync::CancellationToken;
 
 use crate::demo::plan::Plan;
@@ -13,15 +16,65 @@ use crate::demo::plan::Plan;
 /// Where datapaths keep what outlives their process.
 const PINS: &str = "/sys/fs/bpf/nv";
 
+/// What both need to start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The controller's part; its data folder is the parent of the agent's.
+    pub controller: nv_controller::Config,
+    /// Name of this node.
+    pub node: NodeId,
+    /// Address of the agent's gRPC.
+    pub agent_listen: SocketAddr,
+    /// Folder on the BPF file system that keeps enforcement.
+    pub pin_dir: PathBuf,
+    /// Which runtimes to watch.
+    pub runtimes: DiscoverOptions,
+}
+
 /// Running controller and agent.
 #[derive(Debug)]
-pub(crate) struct Stack {
+pub struct Stack {
     controller: nv_controller::Handle,
+    agent: nv_agent::Handle,
     shutdown: CancellationToken,
-    password: String,
 }
 
 impl Stack {
+    /// Starts the controller, then an agent with a certificate from it. `shutdown` ends both; enforcement stays.
+    ///
+    /// # Errors
+    /// What is in the way of either; nothing runs then.
+    pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<Self> {
+        let folder = config.controller.data_dir.join("agent");
+        let controller = nv_controller::start(config.controller, shutdown.clone()).await?;
+        let identity = controller.agent_identity(&config.node)?;
+        let agent = nv_agent::Config {
+            node: config.node,
+            controller: controller.grpc().to_string(),
+            data_dir: folder,
+            datapath: DatapathKind::Ebpf(config.pin_dir),
+            listen: config.agent_listen,
+            runtimes: config.runtimes,
+            credentials: Credentials::Identity {
+                certificate_pem: identity.certificate_pem,
+                key_pem: identity.key_pem,
+                ca_pem: identity.ca_pem,
+            },
+        };
+        match nv_agent::start(agent, shutdown.clone()).await {
+            Ok(agent) => Ok(Self {
+                controller,
+                agent,
+                shutdown,
+            }),
+            Err(error) => {
+                shutdown.cancel();
+                controller.wait().await;
+                Err(error)
+            }
+        }
+    }
+
     /// Starts both on the demo's own folder, with free ports and only the demo's namespaces to watch.
     pub(crate) async fn for_demo(plan: &Plan) -> anyhow::Result<Self> {
         let folder = plan.folder();
@@ -31,30 +84,34 @@ impl Stack {
             .create(&folder)
             .with_context(|| format!("cannot make {}", folder.display()))?;
         let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let config = nv_controller::Config {
-            data_dir: folder.join("controller"),
-            rest: free,
-            grpc: free,
-            ..nv_controller::Config::default()
+        let config = Config {
+            controller: nv_controller::Config {
+                data_dir: folder.join("controller"),
+                rest: free,
+                grpc: free,
+                ..nv_controller::Config::default()
+            },
+            node: "demo".parse()?,
+            agent_listen: free,
+            pin_dir: pin_folder(plan.instance()),
+            runtimes: DiscoverOptions {
+                docker: Location::Off,
+                netns: Location::Auto,
+                netns_prefix: plan.prefix(),
+            },
         };
-        let shutdown = CancellationToken::new();
-        let controller = nv_controller::start(config, shutdown.clone()).await?;
-        let password = controller
-            .admin_password()
-            .context("the demo's controller was started before")?
-            .to_owned();
-        Ok(Self {
-            controller,
-            shutdown,
-            password,
-        })
+        Self::start(config, CancellationToken::new()).await
     }
 
-    pub(crate) fn server(&self) -> String {
+    /// Address of REST.
+    #[must_use]
+    pub fn server(&self) -> String {
         format!("https://{}", self.controller.rest())
     }
 
-    pub(crate) fn ca(&self) -> &[u8] {
+    /// The CA that REST's certificate is from, PEM.
+    #[must_use]
+    pub fn ca(&self) -> &[u8] {
         self.controller.ca_pem().as_bytes()
     }
 
@@ -62,14 +119,36 @@ impl Stack {
         "admin"
     }
 
-    pub(crate) fn password(&self) -> &str {
-        &self.password
+    /// The password of `admin`, on the first start only.
+    #[must_use]
+    pub fn password(&self) -> Option<&str> {
+        self.controller.admin_password()
     }
 
-    pub(crate) async fn stop(self) {
+    /// Stops both; enforcement stays.
+    pub async fn stop(self) {
         self.shutdown.cancel();
+        self.agent.wait().await;
         self.controller.wait().await;
     }
+}
+
+/// Starts both, prints the password if this is the first start, and runs until `shutdown` is cancelled.
+///
+/// # Errors
+/// As [`Stack::start`].
+pub async fn run(config: Config, shutdown: CancellationToken, say: impl Fn(&str)) -> anyhow::Result<()> {
+    let ca = config.controller.data_dir.join("ca.pem");
+    let stack = Stack::start(config, shutdown.clone()).await?;
+    if let Some(password) = stack.password() {
+        say(&format!(
+            "first start: the password of 'admin' is {password} - it is not shown again"
+        ));
+    }
+    say(&format!("REST on {}, its CA is {}", stack.server(), ca.display()));
+    shutdown.cancelled().await;
+    stack.stop().await;
+    Ok(())
 }
 
 /// Removes the pinned programs, links and tables of a datapath; the folder's name if it was there.
@@ -82,7 +161,7 @@ pub(crate) fn purge(instance: &str) -> anyhow::Result<Vec<String>> {
     Ok(vec![format!("programs and maps in {}", folder.display())])
 }
 
-fn pin_folder(instance: &str) -> PathBuf {
+pub(crate) fn pin_folder(instance: &str) -> PathBuf {
     Path::new(PINS).join(instance)
 }
 

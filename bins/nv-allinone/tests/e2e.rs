@@ -104,6 +104,31 @@ fn ended(child: Child, instance: &str) -> Output {
 }
 
 #[test]
+fn the_story_goes_well_and_leaves_nothing_behind() {
+    if !is_root("the_story_goes_well_and_leaves_nothing_behind") {
+        return;
+    }
+    let name = instance('s');
+    let begun = Instant::now();
+    let output = demo(&name, &["--once"]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}\n{errors}");
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+    for line in [
+        "rule",
+        "verdict alert",
+        "blocked",
+        "web -> db: deny",
+        "web -> app: allow",
+    ] {
+        assert!(text.contains(line), "no '{line}' in:\n{text}");
+    }
+    assert!(!text.contains('\x1b'), "colors off a terminal");
+    assert_eq!(traces(&name), Vec::<String>::new());
+}
+
+#[test]
 fn a_killed_demo_is_cleaned_up_after() {
     if !is_root("a_killed_demo_is_cleaned_up_after") {
         return;

@@ -123,7 +123,13 @@ async fn on_stage(
         () = shutdown.cancelled() => return Ok(()),
     };
     let story = async {
-        let rest = Rest::login(&stack.server(), stack.ca(), stack.user(), stack.password()).await?;
+        let rest = Rest::login(
+            &stack.server(),
+            stack.ca(),
+            stack.user(),
+            stack.password().unwrap_or_default(),
+        )
+        .await?;
         let pause = if options.once { Duration::ZERO } else { READING };
         let story = Story {
             rest: &rest,
