@@ -265,12 +265,9 @@ impl Driver {
     }
 
     fn save(&self) {
-        // This node's own keys are known better by its runtimes.
-        let own = nv_types::keys::workloads_of(&self.node);
+        // Its own workloads are kept: they are believed until the runtimes have spoken.
         let mut snapshot = self.snapshot.clone();
-        snapshot
-            .entries
-            .retain(|key, _| !key.starts_with(&own) && *key != nv_types::keys::node(&self.node));
+        snapshot.entries.retain(|key, _| *key != nv_types::keys::node(&self.node));
         if let Err(error) = snapshot.save(&self.snapshot_path, &self.node) {
             tracing::error!(path = %self.snapshot_path.display(), %error, "the policy cannot be saved for a start without controller");
         }

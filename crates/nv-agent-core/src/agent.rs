@@ -176,7 +176,7 @@ impl Agent {
         for id in gone {
             self.workload_down(&id);
         }
-        self.synced.insert(runtime);
+        self.dirty |= self.synced.insert(runtime);
         self.forget_strangers();
     }
 
@@ -261,10 +261,13 @@ impl Agent {
 
     // Policy.
 
-    /// The store's policy with this node's own word on what runs here.
+    /// The store's policy with this node's own word on what runs here. Until a runtime has said what runs in it, the store's last
+    /// word counts: after a restart the first image must know the workloads that are guarded already.
     fn input(&self) -> PolicyInput {
         let mut input = self.state.input().clone();
-        input.workloads.retain(|_, workload| workload.node != self.node);
+        input
+            .workloads
+            .retain(|_, workload| workload.node != self.node || !self.synced.contains(&workload.runtime));
         input.workloads.extend(
             self.local
                 .iter()
