@@ -375,7 +375,8 @@ impl Controller {
         if let Some(plan) = self.plan_services() {
             return Some(plan);
         }
-        let observations = self.learner.poll(now)?;
+        let mut observations = self.learner.poll(now)?;
+        observations.retain(|observation| self.still_learns(observation));
         self.plan_learned(&observations, now)
     }
 
@@ -410,6 +411,14 @@ impl Controller {
             plan.summary.push(format!("service {name} found: {mode}"));
         }
         (!plan.is_empty()).then_some(plan)
+    }
+
+    /// Whether both ends are in Discover now: what is reported late, of a flow from before, must not open what has been closed since.
+    fn still_learns(&self, observation: &Observation) -> bool {
+        let input = self.state.input();
+        let mode = |group: &GroupName| input.modes.get(group).copied();
+        let (client, server) = (mode(&observation.from), mode(&observation.to));
+        nv_types::effective_mode(client, server, input.settings.contention) == Some(Mode::Discover)
     }
 
     fn plan_learned(&self, observations: &[Observation], now: Timestamp) -> Option<Plan> {
