@@ -2,6 +2,7 @@
 
 pub mod figure;
 pub mod nft;
+pub mod product;
 pub mod scenario;
 pub mod side_by_side;
 pub mod traffic;

@@ -1,11 +1,13 @@
 //! Groups, rules and workloads to tables; a lookup, and why it came out so.
 
+#![allow(clippy::print_stdout, reason = "what an example prints is its purpose")]
+
 use std::collections::BTreeMap;
 
 use nv_policy::{Book, PolicyInput, Query, Tables, compile, explain, rule};
 use nv_types::{
-    Action, Criterion, CriterionOp, Direction, Group, GroupKind, Interface, IpProto, Mode, Revision, Tier, Timestamp,
-    Workload, WorkloadState,
+    Action, Criterion, CriterionOp, Direction, Group, GroupKind, Interface, IpProto, Mode, Revision, Tier,
+    Timestamp, Workload, WorkloadState,
 };
 
 fn workload(name: &str, address: &str) -> anyhow::Result<Workload> {
@@ -52,7 +54,11 @@ fn main() -> anyhow::Result<()> {
         origin: Some(Tier::User),
         comment: String::new(),
         domain: String::new(),
-        criteria: vec![Criterion { key: "image".into(), value: "shop/web*".into(), op: CriterionOp::Equal }],
+        criteria: vec![Criterion {
+            key: "image".into(),
+            value: "shop/web*".into(),
+            op: CriterionOp::Equal,
+        }],
     };
     nv_policy::validate_group(&shop)?;
     input.groups.insert(shop.name.clone(), shop);
@@ -74,13 +80,29 @@ fn main() -> anyhow::Result<()> {
 
     let tables = Tables::new(image);
     let book = Book::new(&input);
-    for (client, address, port) in [("web", "10.0.0.2", 8080), ("web", "10.0.0.2", 9090), ("db", "10.0.0.4", 8080)] {
-        let found =
-            tables.lookup(&"app".parse()?, Direction::Ingress, address.parse()?, IpProto::TCP, port, None);
+    for (client, address, port) in [
+        ("web", "10.0.0.2", 8080),
+        ("web", "10.0.0.2", 9090),
+        ("db", "10.0.0.4", 8080),
+    ] {
+        let found = tables.lookup(
+            &"app".parse()?,
+            Direction::Ingress,
+            address.parse()?,
+            IpProto::TCP,
+            port,
+            None,
+        );
         let decision = found.and_then(|found| found.decision());
         println!("\ntables say of {client} -> app tcp/{port}: {decision:?}");
         let party = |name: &str| anyhow::Ok((name.to_owned(), book.workload(&input.workloads[name])));
-        let query = Query { client: party(client)?, server: party("app")?, proto: IpProto::TCP, port, app: None };
+        let query = Query {
+            client: party(client)?,
+            server: party("app")?,
+            proto: IpProto::TCP,
+            port,
+            app: None,
+        };
         print!("{}", explain(&input, &query).text);
     }
     Ok(())

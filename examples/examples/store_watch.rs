@@ -1,5 +1,7 @@
 //! A store on one file: a transaction with a condition, a watch, and a lease that takes its key along.
 
+#![allow(clippy::print_stdout, reason = "what an example prints is its purpose")]
+
 use std::time::Duration;
 
 use nv_store::{CommitOutcome, Expect, KvStore as _, LocalStore, Revision, Txn, WatchEvent};

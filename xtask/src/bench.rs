@@ -10,12 +10,26 @@ pub(crate) fn run(name: &str, args: &[String]) -> anyhow::Result<()> {
         "side-by-side" | "apply" | "footprint" => {
             cmd::run(cmd::cargo().args(["build", "--release", "--locked", "--bins"]))?;
             let mut bench = cmd::cargo();
-            bench.args(["run", "--release", "--locked", "--quiet", "-p", "nv-benches", "--bin", name, "--"]).args(args);
+            bench
+                .args([
+                    "run",
+                    "--release",
+                    "--locked",
+                    "--quiet",
+                    "-p",
+                    "nv-benches",
+                    "--bin",
+                    name,
+                    "--",
+                ])
+                .args(args);
             cmd::run(&mut bench)
         }
         "policy" | "decide" => {
             let mut bench = cmd::cargo();
-            bench.args(["bench", "--locked", "-p", "nv-benches", "--bench", name, "--"]).args(args);
+            bench
+                .args(["bench", "--locked", "-p", "nv-benches", "--bench", name, "--"])
+                .args(args);
             cmd::run(&mut bench)
         }
         _ => bail!("no bench '{name}': there are side-by-side, apply, footprint, policy and decide"),

@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 /// The workspace's folder.
 pub(crate) fn root() -> PathBuf {
     let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    manifest.parent().map_or(manifest.clone(), PathBuf::from)
+    manifest.parent().map(PathBuf::from).unwrap_or(manifest)
 }
 
 /// `cargo` as it was called, in the workspace's folder.
@@ -34,7 +34,11 @@ pub(crate) fn output(command: &mut Command) -> anyhow::Result<String> {
     let line = describe(command);
     let output = command.output().with_context(|| format!("cannot start {line}"))?;
     if !output.status.success() {
-        bail!("failed ({}): {line}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+        bail!(
+            "failed ({}): {line}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     String::from_utf8(output.stdout).with_context(|| format!("{line} printed no UTF-8"))
 }

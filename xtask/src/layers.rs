@@ -33,12 +33,23 @@ fn allowed(package: &str) -> Option<&'static [&'static str]> {
         "nv-dp" => &["nv-types", "nv-dp-common"],
         "nv-agent-core" | "nv-controller-core" => &["nv-types", "nv-policy"],
         "nvctl" => &["nv-types", "nv-api", "nv-lab"],
-        "nv-controller" => {
-            &["nv-types", "nv-api", "nv-policy", "nv-store", "nv-controller-core"]
-        }
-        "nv-agent" => {
-            &["nv-types", "nv-api", "nv-policy", "nv-store", "nv-runtime", "nv-dp", "nv-capture", "nv-agent-core"]
-        }
+        "nv-controller" => &[
+            "nv-types",
+            "nv-api",
+            "nv-policy",
+            "nv-store",
+            "nv-controller-core",
+        ],
+        "nv-agent" => &[
+            "nv-types",
+            "nv-api",
+            "nv-policy",
+            "nv-store",
+            "nv-runtime",
+            "nv-dp",
+            "nv-capture",
+            "nv-agent-core",
+        ],
         "nv-allinone" | "nv-examples" | "nv-benches" => return None,
         _ => &[],
     })
@@ -46,21 +57,31 @@ fn allowed(package: &str) -> Option<&'static [&'static str]> {
 
 /// Fails with every arrow that points the wrong way. Dev-dependencies are free: tests may join crates.
 pub(crate) fn check() -> anyhow::Result<()> {
-    let text = cmd::output(cmd::cargo().args(["metadata", "--no-deps", "--format-version", "1", "--locked"]))?;
+    let text =
+        cmd::output(cmd::cargo().args(["metadata", "--no-deps", "--format-version", "1", "--locked"]))?;
     let metadata: Metadata = serde_json::from_str(&text).context("cargo metadata")?;
     let wrong = violations(&metadata);
     if !wrong.is_empty() {
         bail!("layering:\n  {}", wrong.join("\n  "));
     }
-    cmd::say(&format!("layering: {} packages, arrows point one way", metadata.packages.len()));
+    cmd::say(&format!(
+        "layering: {} packages, arrows point one way",
+        metadata.packages.len()
+    ));
     Ok(())
 }
 
 fn violations(metadata: &Metadata) -> Vec<String> {
-    let members: BTreeSet<_> = metadata.packages.iter().map(|package| package.name.as_str()).collect();
+    let members: BTreeSet<_> = metadata
+        .packages
+        .iter()
+        .map(|package| package.name.as_str())
+        .collect();
     let mut wrong = Vec::new();
     for package in &metadata.packages {
-        let Some(allowed) = allowed(&package.name) else { continue };
+        let Some(allowed) = allowed(&package.name) else {
+            continue;
+        };
         for dependency in &package.dependencies {
             let inside = dependency.path.is_some() && members.contains(dependency.name.as_str());
             let dev = dependency.kind.as_deref() == Some("dev");

@@ -22,7 +22,10 @@ pub(crate) fn check() -> anyhow::Result<()> {
         let lines = lines_before_tests(&text);
         if lines > LIMIT {
             let name = file.strip_prefix(&root).unwrap_or(file);
-            wrong.push(format!("{} has {lines} lines before its tests, the limit is {LIMIT}", name.display()));
+            wrong.push(format!(
+                "{} has {lines} lines before its tests, the limit is {LIMIT}",
+                name.display()
+            ));
         }
     }
     if !wrong.is_empty() {
@@ -36,14 +39,19 @@ fn lines_before_tests(text: &str) -> usize {
     let lines: Vec<_> = text.lines().collect();
     lines
         .windows(2)
-        .position(|pair| pair[0].starts_with("#[cfg(test)]") && pair[1].starts_with("mod ") && pair[1].ends_with('{'))
+        .position(|pair| {
+            pair[0].starts_with("#[cfg(test)]") && pair[1].starts_with("mod ") && pair[1].ends_with('{')
+        })
         .unwrap_or(lines.len())
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
     for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
         let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
         if path.is_dir() {
             // Whole files of tests may be long; build output is not ours.
             if !matches!(name, "target" | "tests" | "corpus") {

@@ -9,14 +9,20 @@ use crate::cmd;
 pub(crate) fn setup() -> anyhow::Result<()> {
     let root = cmd::root();
     if !is_root() {
-        cmd::say("setup: not root, so no system packages are installed; tests that need root are skipped by name");
+        cmd::say(
+            "setup: not root, so no system packages are installed; tests that need root are skipped by name",
+        );
         return Ok(());
     }
     if !Path::new("/usr/bin/apt-get").exists() {
         cmd::say("setup: no apt-get here; install the packages named in scripts/setup.sh by hand");
         return Ok(());
     }
-    cmd::run(Command::new("bash").arg(root.join("scripts/setup.sh")).current_dir(&root))
+    cmd::run(
+        Command::new("bash")
+            .arg(root.join("scripts/setup.sh"))
+            .current_dir(&root),
+    )
 }
 
 /// Everything: doctests and examples first, the test runner last.
@@ -30,14 +36,32 @@ pub(crate) fn run(no_setup: bool, args: &[String]) -> anyhow::Result<()> {
         examples()?;
     }
     if has_nextest() {
-        let profile = if std::env::var_os("CI").is_some() { "ci" } else { "default" };
+        let profile = if std::env::var_os("CI").is_some() {
+            "ci"
+        } else {
+            "default"
+        };
         let mut nextest = cmd::cargo();
-        nextest.args(["nextest", "run", "--workspace", "--locked", "--profile", profile]).args(args);
+        nextest
+            .args(["nextest", "run", "--workspace", "--locked", "--profile", profile])
+            .args(args);
         return cmd::run(&mut nextest);
     }
-    cmd::say("cargo-nextest is not installed: the same tests run with cargo test, one binary after the other");
+    cmd::say(
+        "cargo-nextest is not installed: the same tests run with cargo test, one binary after the other",
+    );
     let mut test = cmd::cargo();
-    test.args(["test", "--workspace", "--locked", "--lib", "--bins", "--tests", "--", "--test-threads=2"]).args(args);
+    test.args([
+        "test",
+        "--workspace",
+        "--locked",
+        "--lib",
+        "--bins",
+        "--tests",
+        "--",
+        "--test-threads=2",
+    ])
+    .args(args);
     cmd::run(&mut test)
 }
 
@@ -54,7 +78,15 @@ fn examples() -> anyhow::Result<()> {
             cmd::say(&format!("SKIPPED example {name}: needs root"));
             continue;
         }
-        cmd::run(cmd::cargo().args(["run", "--quiet", "--locked", "-p", "nv-examples", "--example", name]))?;
+        cmd::run(cmd::cargo().args([
+            "run",
+            "--quiet",
+            "--locked",
+            "-p",
+            "nv-examples",
+            "--example",
+            name,
+        ]))?;
     }
     cmd::say(&format!("examples: {} run", names.len()));
     Ok(())
@@ -70,6 +102,8 @@ fn has_nextest() -> bool {
 }
 
 fn is_root() -> bool {
-    std::fs::read_to_string("/proc/self/status")
-        .is_ok_and(|text| text.lines().any(|line| line.starts_with("Uid:") && line.split_whitespace().nth(2) == Some("0")))
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|text| {
+        text.lines()
+            .any(|line| line.starts_with("Uid:") && line.split_whitespace().nth(2) == Some("0"))
+    })
 }
