@@ -2,10 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nv_policy::{
-    Book, Observation, PolicyInput, PolicyState, RuleChange, StoredMode, Touched, encode, learn,
-};
-use nv_types::{FlowRecord, GroupName, Mode, Revision, Rule, RuleId, Timestamp, Workload, keys};
+use nv_policy::{Book, PolicyInput, PolicyState, Touched};
+use nv_types::{FlowRecord, GroupName, Mode, Revision, RuleId, Timestamp, Workload, keys};
 
 use crate::command::{CriterionDraft, Document, GroupDraft, RuleDraft, RulePatch, SettingsDraft};
 use crate::conversation::{Conversation, Conversations};
@@ -40,17 +38,17 @@ impl Plan {
 /// The controller's state.
 #[derive(Debug, Default)]
 pub struct Controller {
-    state: PolicyState,
+    pub(crate) state: PolicyState,
     /// Revision of each key that policy is made of.
-    revisions: BTreeMap<String, Revision>,
+    pub(crate) revisions: BTreeMap<String, Revision>,
     revision: Revision,
     policy_revision: Revision,
     flows: FlowLog,
     conversations: Conversations,
     violations: Violations,
-    learner: Learner,
+    pub(crate) learner: Learner,
     /// Services whose group is to be made.
-    new_services: BTreeSet<GroupName>,
+    pub(crate) new_services: BTreeSet<GroupName>,
     lost: BTreeMap<String, u64>,
 }
 
@@ -359,109 +357,6 @@ impl Controller {
         lost
     }
 
-    /// When [`Controller::poll_plan`] will have something, if nothing else happens.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<Timestamp> {
-        if self.new_services.is_empty() {
-            self.learner.due()
-        } else {
-            Some(Timestamp(0))
-        }
-    }
-
-    /// What the controller wants written of its own accord: groups and modes of new services, learned rules.
-    #[must_use]
-    pub fn poll_plan(&mut self, now: Timestamp) -> Option<Plan> {
-        if let Some(plan) = self.plan_services() {
-            return Some(plan);
-        }
-        let mut observations = self.learner.poll(now)?;
-        observations.retain(|observation| self.still_learns(observation));
-        self.plan_learned(&observations, now)
-    }
-
-    fn plan_services(&mut self) -> Option<Plan> {
-        let wanted = std::mem::take(&mut self.new_services);
-        let input = self.state.input();
-        let mut copy = PolicyInput::default();
-        let mut plan = Plan::default();
-        for workload in input.workloads.values() {
-            let Some(name) = workload.service_group().filter(|name| wanted.contains(name)) else {
-                continue;
-            };
-            if copy.add_service_group(workload).is_none() {
-                continue;
-            }
-            let Some(group) = copy.groups.get(&name) else {
-                continue;
-            };
-            let (group_key, mode_key) = (keys::group(&name), keys::mode(&name));
-            let mode = input.settings.new_service_mode;
-            if let Ok(value) = encode(&group_key, group) {
-                plan.conditions.push((group_key.clone(), None));
-                plan.puts.push((group_key, value));
-            }
-            // A mode that was set before its service came, or came back, stays.
-            if !input.modes.contains_key(&name)
-                && let Ok(value) = encode(&mode_key, &StoredMode { mode })
-            {
-                plan.conditions.push((mode_key.clone(), None));
-                plan.puts.push((mode_key, value));
-            }
-            plan.summary.push(format!("service {name} found: {mode}"));
-        }
-        (!plan.is_empty()).then_some(plan)
-    }
-
-    /// Whether both ends are in Discover now: what is reported late, of a flow from before, must not open what has been closed since.
-    fn still_learns(&self, observation: &Observation) -> bool {
-        let input = self.state.input();
-        let mode = |group: &GroupName| input.modes.get(group).copied();
-        let (client, server) = (mode(&observation.from), mode(&observation.to));
-        nv_types::effective_mode(client, server, input.settings.contention) == Some(Mode::Discover)
-    }
-
-    fn plan_learned(&self, observations: &[Observation], now: Timestamp) -> Option<Plan> {
-        let input = self.state.input();
-        let changes = learn(input, observations, now);
-        let mut plan = Plan::default();
-        let mut order = self.state.order();
-        let touch = |key: &String| (key.clone(), self.revisions.get(key).copied());
-        for change in changes {
-            match change {
-                RuleChange::Put(rule) => {
-                    let key = keys::rule(rule.id);
-                    let Ok(value) = encode(&key, &rule) else { continue };
-                    if !order.contains(&rule.id) {
-                        order.push(rule.id);
-                    }
-                    plan.summary.push(learned_words(&rule));
-                    plan.conditions.push(touch(&key));
-                    plan.puts.push((key, value));
-                }
-                RuleChange::Delete(id) => {
-                    let key = keys::rule(id);
-                    order.retain(|known| *known != id);
-                    plan.summary.push(format!(
-                        "learned rule {id} deleted: its ports have been identified"
-                    ));
-                    plan.conditions.push(touch(&key));
-                    plan.deletes.push(key);
-                }
-            }
-        }
-        if plan.is_empty() {
-            return None;
-        }
-        if order != self.state.order() {
-            let key = keys::ORDER.to_owned();
-            let value = encode(&key, &nv_policy::StoredOrder { rules: order }).ok()?;
-            plan.conditions.push(touch(&key));
-            plan.puts.push((key, value));
-        }
-        Some(plan)
-    }
-
     // Questions.
 
     /// Conversations.
@@ -520,18 +415,4 @@ impl Controller {
         }
         members
     }
-}
-
-fn learned_words(rule: &Rule) -> String {
-    let apps: Vec<_> = rule.applications.iter().map(|app| app.name()).collect();
-    format!(
-        "rule {} learned: {} -> {} {} {}",
-        rule.id,
-        rule.from,
-        rule.to,
-        rule.ports,
-        apps.join(",")
-    )
-    .trim_end()
-    .to_owned()
 }

@@ -19,6 +19,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod accord;
 mod command;
 mod controller;
 mod conversation;

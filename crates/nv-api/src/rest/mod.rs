@@ -1,0 +1,25 @@
+//! REST objects. Fields that NeuVector has and nv does not fill are left out; fields of ours stand beside its own.
+
+macro_rules! wrapper {
+    ($(#[$doc:meta])* $name:ident { $field:ident: $type:ty }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name {
+            /// The object.
+            pub $field: $type,
+        }
+    };
+}
+
+mod capture;
+mod inventory;
+mod policy;
+mod session;
+mod traffic;
+
+pub use capture::*;
+pub use inventory::*;
+pub use policy::*;
+pub use session::*;
+pub use traffic::*;
