@@ -264,7 +264,7 @@ proptest! {
     #[test]
     fn equal_input_gives_an_equal_image(input in inputs()) {
         let first = compile(&input, &node(), Revision(1)).unwrap();
-        prop_assert_eq!(&first, &compile(&input.clone(), &node(), Revision(1)).unwrap());
+        prop_assert_eq!(&first, &compile(&input, &node(), Revision(1)).unwrap());
         let text = serde_json::to_string(&first.image).unwrap();
         prop_assert_eq!(serde_json::from_str::<nv_types::PolicyImage>(&text).unwrap(), first.image);
     }
