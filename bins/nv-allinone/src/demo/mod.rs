@@ -1,6 +1,6 @@
 //! The demo: a small network of its own, and the story of a stray connection on it.
 //!
-//! Everything that it makes has a name that [`plan::Plan`] knows, so that a later start, or the guardian process, can
+//! Everything that it makes has a name that `Plan` knows, so that a later start, or the guardian process, can
 //! remove what a crash has left: interfaces, namespaces, pinned programs and maps, files.
 
 mod lock;
