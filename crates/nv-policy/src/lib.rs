@@ -1,6 +1,6 @@
 //! Policy engine of nv: groups, ordered rules, modes and workloads compiled to lookup tables; evaluate, explain, learn.
 //!
-//! Pure: no I/O, no clock, and equal input gives equal output. The meaning of a policy is [`reference`], an ordered walk
+//! Pure: no I/O, no clock, and equal input gives equal output. The meaning of a policy is [`mod@reference`], an ordered walk
 //! short enough to be checked by eye; [`compile`] turns the same input into a [`nv_types::PolicyImage`] for a datapath, and property
 //! tests hold the two together. [`explain`] says which rule decided and which nearly did; [`learn`] makes rules of flows.
 //!
