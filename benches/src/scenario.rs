@@ -14,7 +14,7 @@ use nv_types::{
     Node, NodeId, PolicyImage, Revision, Rule, RuleId, Tier, Timestamp, Workload, WorkloadId,
 };
 
-use crate::traffic::{BULK_PORT, CONNECT_PORT, Ends, UDP_PORT};
+use crate::traffic::{BULK_PORT, CONNECT_PORTS, Ends, UDP_PORT};
 
 /// Other services.
 pub const PEERS: usize = 200;
@@ -91,7 +91,7 @@ impl Scenario {
             };
             scenario.push(from, to, &ports)?;
         }
-        let measured = format!("tcp/{BULK_PORT}-{CONNECT_PORT},udp/{UDP_PORT}");
+        let measured = format!("tcp/{BULK_PORT}-{},udp/{UDP_PORT}", CONNECT_PORTS[1]);
         scenario.push(group(CLIENT)?, group(SERVER)?, &measured)?;
         Ok(scenario)
     }
@@ -256,8 +256,8 @@ mod tests {
             let text = scenario.nftables();
             // The last rule has two lines: TCP and UDP.
             assert_eq!(text.matches("ip saddr").count(), count + 1);
-            assert!(text.contains("ip saddr 10.0.0.1 ip daddr 10.0.0.2 tcp dport 5201-5202 accept"));
-            assert!(text.contains("ip saddr 10.0.0.1 ip daddr 10.0.0.2 udp dport 5203-5203 accept"));
+            assert!(text.contains("ip saddr 10.0.0.1 ip daddr 10.0.0.2 tcp dport 5201-5203 accept"));
+            assert!(text.contains("ip saddr 10.0.0.1 ip daddr 10.0.0.2 udp dport 5204-5204 accept"));
         }
     }
 
@@ -277,11 +277,16 @@ mod tests {
                 judged.decision().unwrap()
             };
             let last = scenario.input.rules.last().unwrap().id;
-            for (proto, port) in [(IpProto::TCP, 5201), (IpProto::TCP, 5202), (IpProto::UDP, 5203)] {
+            for (proto, port) in [
+                (IpProto::TCP, 5201),
+                (IpProto::TCP, 5202),
+                (IpProto::TCP, 5203),
+                (IpProto::UDP, 5204),
+            ] {
                 let decision = judge(proto, port);
                 assert_eq!((decision.verdict, decision.rule), (Verdict::Allow, last));
             }
-            assert_eq!(judge(IpProto::TCP, 5204).verdict, Verdict::Deny);
+            assert_eq!(judge(IpProto::TCP, 5205).verdict, Verdict::Deny);
         }
     }
 }

@@ -13,25 +13,26 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, ensure};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg, setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike as _};
+use nix::unistd::Pid;
 
 /// Server port of the bulk transfer.
 pub const BULK_PORT: u16 = 5201;
-/// Server port of the short connections.
-pub const CONNECT_PORT: u16 = 5202;
+/// Server ports of the short connections, one for each pair of threads: enough that the processors are the limit and
+/// not the wake-ups.
+pub const CONNECT_PORTS: [u16; 2] = [5202, 5203];
 /// Server port of the datagrams.
-pub const UDP_PORT: u16 = 5203;
+pub const UDP_PORT: u16 = 5204;
 /// Server port that no rule speaks of.
-const OTHER_PORT: u16 = 5204;
+const OTHER_PORT: u16 = 5205;
 
 /// UDP payload of a 64-byte frame: Ethernet 14, IPv4 20, UDP 8, without the frame check sequence.
 const UDP_PAYLOAD: usize = 64 - 14 - 20 - 8;
 /// Datagrams of one system call.
 const BURST: usize = 32;
-/// Threads of each side of the connection measurement: enough that the processors are the limit, not the wake-ups.
-const CONNECTORS: usize = 2;
 /// Nothing waits longer than this for the other side.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -99,6 +100,20 @@ fn cpu_micros() -> i64 {
     getrusage(UsageWho::RUSAGE_THREAD).map_or(0, |usage| {
         usage.user_time().num_microseconds() + usage.system_time().num_microseconds()
     })
+}
+
+/// Keeps this thread on one processor, so that every run has its threads in the same places.
+fn pin(number: usize) -> anyhow::Result<()> {
+    let allowed = sched_getaffinity(Pid::from_raw(0))?;
+    let usable: Vec<_> = (0..CpuSet::count())
+        .filter(|cpu| allowed.is_set(*cpu).unwrap_or(false))
+        .collect();
+    let Some(cpu) = usable.get(number % usable.len().max(1)) else {
+        return Ok(());
+    };
+    let mut wanted = CpuSet::new();
+    wanted.set(*cpu)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &wanted)?)
 }
 
 /// Runs on a thread of its own inside the namespace; the handle brings the result.
@@ -178,6 +193,7 @@ pub fn tcp_throughput(ends: &Ends, time: Duration) -> anyhow::Result<Sample> {
     let meter = Arc::new(Meter::default());
     let (sending, receiving) = (Arc::clone(&meter), Arc::clone(&meter));
     let sending = thread::spawn(move || -> anyhow::Result<()> {
+        pin(0)?;
         let mut cpu = CpuClock::start(&sending);
         let data = vec![0x5a; 256 << 10];
         while !sending.is_stopped() {
@@ -187,6 +203,7 @@ pub fn tcp_throughput(ends: &Ends, time: Duration) -> anyhow::Result<Sample> {
         Ok(())
     });
     let receiving = thread::spawn(move || -> anyhow::Result<()> {
+        pin(1)?;
         let mut cpu = CpuClock::start(&receiving);
         let mut data = vec![0; 256 << 10];
         loop {
@@ -211,16 +228,21 @@ pub fn tcp_throughput(ends: &Ends, time: Duration) -> anyhow::Result<Sample> {
 /// # Errors
 /// When a connection fails.
 pub fn tcp_connect_rate(ends: &Ends, time: Duration) -> anyhow::Result<Sample> {
-    let address = SocketAddrV4::new(ends.server_addr, CONNECT_PORT);
-    let listener = join(inside(&ends.server, move || Ok(TcpListener::bind(address)?)))?;
-    receive_timeout(&listener, Duration::from_millis(100))?;
     let meter = Arc::new(Meter::default());
     let mut threads = Vec::new();
-    for _ in 0..CONNECTORS {
-        let (listener, accepting, connecting) =
-            (listener.try_clone()?, Arc::clone(&meter), Arc::clone(&meter));
-        threads.push(thread::spawn(move || accept_all(&listener, &accepting)));
-        threads.push(inside(&ends.client, move || connect_all(address, &connecting)));
+    for (number, port) in CONNECT_PORTS.into_iter().enumerate() {
+        let address = SocketAddrV4::new(ends.server_addr, port);
+        let listener = join(inside(&ends.server, move || Ok(TcpListener::bind(address)?)))?;
+        receive_timeout(&listener, Duration::from_millis(100))?;
+        let (accepting, connecting) = (Arc::clone(&meter), Arc::clone(&meter));
+        threads.push(thread::spawn(move || {
+            pin(number)?;
+            accept_all(&listener, &accepting)
+        }));
+        threads.push(inside(&ends.client, move || {
+            pin(number)?;
+            connect_all(address, &connecting)
+        }));
     }
     let sample = measure(&meter, time);
     for thread in threads {
@@ -302,8 +324,14 @@ pub fn udp_rate(ends: &Ends, time: Duration) -> anyhow::Result<Sample> {
 
     let meter = Arc::new(Meter::default());
     let (sending, receiving) = (Arc::clone(&meter), Arc::clone(&meter));
-    let sending = thread::spawn(move || send_all(&sender, &sending));
-    let receiving = thread::spawn(move || receive_all(&receiver, &receiving));
+    let sending = thread::spawn(move || {
+        pin(0)?;
+        send_all(&sender, &sending)
+    });
+    let receiving = thread::spawn(move || {
+        pin(1)?;
+        receive_all(&receiver, &receiving)
+    });
     let sample = measure(&meter, time);
     join(sending)?;
     join(receiving)?;

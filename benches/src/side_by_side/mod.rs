@@ -138,7 +138,6 @@ fn run(options: &Options, variants: &[Variant], bed: &mut Bed) -> anyhow::Result
                     .with_context(|| format!("{} with '{variant}', round {}", measure.name, round + 1))?;
                 results.add(measure, *variant, sample);
             }
-            bed.leave(*variant)?;
         }
         crate::say(&format!("round {} of {}", round + 1, options.rounds));
     }

@@ -17,7 +17,7 @@ use crate::traffic::Ends;
 /// How often events are taken.
 const DRAIN_EVERY: Duration = Duration::from_millis(10);
 /// How often the connection table is swept.
-const SWEEP_EVERY: Duration = Duration::from_secs(1);
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// Events of one call.
 const BATCH: usize = 4096;
 
@@ -28,6 +28,7 @@ pub(super) struct Nv {
     datapath: Shared,
     images: BTreeMap<usize, PolicyImage>,
     endpoints: [EndpointSpec; 2],
+    attached: bool,
     stop: Arc<AtomicBool>,
     events: Arc<AtomicU64>,
     drain: Option<JoinHandle<anyhow::Result<()>>>,
@@ -63,13 +64,14 @@ impl Nv {
             datapath,
             images,
             endpoints,
+            attached: false,
             stop,
             events,
             drain: Some(drain),
         })
     }
 
-    /// Image first, then the interfaces: no packet passes unjudged.
+    /// Image first, then the interfaces, if they are not guarded already: no packet passes unjudged.
     pub(super) fn enter(&mut self, rules: usize) -> anyhow::Result<()> {
         let image = self.images.get(&rules).context("no such image")?;
         let config = DatapathConfig {
@@ -79,16 +81,25 @@ impl Nv {
         };
         let mut datapath = lock(&self.datapath);
         datapath.apply(image, &config)?;
-        for endpoint in &self.endpoints {
-            datapath.attach(endpoint)?;
+        if !self.attached {
+            for endpoint in &self.endpoints {
+                datapath.attach(endpoint)?;
+            }
         }
+        drop(datapath);
+        self.attached = true;
         Ok(())
     }
 
+    /// Takes the programs off both interfaces, if they are on.
     pub(super) fn leave(&mut self) -> anyhow::Result<()> {
-        let mut datapath = lock(&self.datapath);
-        for endpoint in &self.endpoints {
-            datapath.detach(endpoint.ifindex)?;
+        if self.attached {
+            let mut datapath = lock(&self.datapath);
+            for endpoint in &self.endpoints {
+                datapath.detach(endpoint.ifindex)?;
+            }
+            drop(datapath);
+            self.attached = false;
         }
         Ok(())
     }

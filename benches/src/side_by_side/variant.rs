@@ -56,6 +56,8 @@ pub(super) struct Bed {
     ends: Ends,
     rulesets: BTreeMap<usize, String>,
     nv: Option<Nv>,
+    /// There are nftables rules in the server's namespace.
+    filtered: bool,
 }
 
 impl Bed {
@@ -86,24 +88,37 @@ impl Bed {
         } else {
             Some(Nv::new(&ends, client, server, &compiled)?)
         };
-        Ok(Self { ends, rulesets, nv })
+        Ok(Self {
+            ends,
+            rulesets,
+            nv,
+            filtered: false,
+        })
     }
 
     pub(super) fn ends(&self) -> &Ends {
         &self.ends
     }
 
-    /// Puts a variant in force and makes sure that it is: a port of no rule must be closed, or open without policy.
+    /// Puts a variant in force in place of the one before and makes sure that it is: a port of no rule must be closed, or
+    /// open without policy. From nv to nv only the policy is changed, as in an agent's life.
     pub(super) fn enter(&mut self, variant: Variant) -> anyhow::Result<()> {
-        match variant {
-            Variant::None => {}
-            Variant::Nv(rules) => self.nv.as_mut().context("nv is not set up")?.enter(rules)?,
-            Variant::Nftables(rules) => {
-                nft::load(
-                    &self.ends.server,
-                    self.rulesets.get(&rules).context("no such ruleset")?,
-                )?;
-            }
+        if !matches!(variant, Variant::Nftables(_)) && self.filtered {
+            nft::clear(&self.ends.server)?;
+            self.filtered = false;
+        }
+        match (variant, &mut self.nv) {
+            (Variant::Nv(rules), Some(nv)) => nv.enter(rules)?,
+            (Variant::Nv(_), None) => bail!("nv is not set up"),
+            (Variant::None | Variant::Nftables(_), Some(nv)) => nv.leave()?,
+            (Variant::None | Variant::Nftables(_), None) => {}
+        }
+        if let Variant::Nftables(rules) = variant {
+            nft::load(
+                &self.ends.server,
+                self.rulesets.get(&rules).context("no such ruleset")?,
+            )?;
+            self.filtered = true;
         }
         let open = traffic::is_open(&self.ends)?;
         ensure!(
@@ -112,14 +127,6 @@ impl Bed {
             if open { "open" } else { "closed" }
         );
         Ok(())
-    }
-
-    pub(super) fn leave(&mut self, variant: Variant) -> anyhow::Result<()> {
-        match variant {
-            Variant::None => Ok(()),
-            Variant::Nv(_) => self.nv.as_mut().context("nv is not set up")?.leave(),
-            Variant::Nftables(_) => nft::clear(&self.ends.server),
-        }
     }
 
     /// Leaves nothing behind.

@@ -267,7 +267,9 @@ impl Driver {
     fn save(&self) {
         // Its own workloads are kept: they are believed until the runtimes have spoken.
         let mut snapshot = self.snapshot.clone();
-        snapshot.entries.retain(|key, _| *key != nv_types::keys::node(&self.node));
+        snapshot
+            .entries
+            .retain(|key, _| *key != nv_types::keys::node(&self.node));
         if let Err(error) = snapshot.save(&self.snapshot_path, &self.node) {
             tracing::error!(path = %self.snapshot_path.display(), %error, "the policy cannot be saved for a start without controller");
         }

@@ -110,13 +110,23 @@ impl Lab {
         if !nix::unistd::geteuid().is_root() {
             return Err(LabError::NotRoot);
         }
-        fs::create_dir_all(NETNS_DIR).map_err(|source| LabError::Make { what: NETNS_DIR.into(), source })?;
-        let mut lab = Self { bridge: bridge.to_owned(), hosts: Vec::new() };
+        fs::create_dir_all(NETNS_DIR).map_err(|source| LabError::Make {
+            what: NETNS_DIR.into(),
+            source,
+        })?;
+        let mut lab = Self {
+            bridge: bridge.to_owned(),
+            hosts: Vec::new(),
+        };
         links::add_bridge(bridge)?;
         for (number, spec) in hosts.iter().enumerate() {
             let host_link = format!("{bridge}-{number}");
             // On an early return the lab's drop removes this host too.
-            lab.hosts.push(Host { spec: spec.clone(), host_link, host_index: 0 });
+            lab.hosts.push(Host {
+                spec: spec.clone(),
+                host_link,
+                host_index: 0,
+            });
             if let Some(host) = lab.hosts.last_mut() {
                 namespace::create(&spec.name)?;
                 host.host_index = links::add_host(bridge, &host.host_link, spec)?;
@@ -136,7 +146,10 @@ impl Lab {
     /// # Errors
     /// [`LabError::Name`] when there is none.
     pub fn host(&self, name: &str) -> Result<&Host, LabError> {
-        self.hosts.iter().find(|host| host.spec.name == name).ok_or_else(|| LabError::Name(name.to_owned()))
+        self.hosts
+            .iter()
+            .find(|host| host.spec.name == name)
+            .ok_or_else(|| LabError::Name(name.to_owned()))
     }
 
     /// Adds one more host to a lab that runs.
@@ -146,10 +159,17 @@ impl Lab {
     pub fn add(&mut self, spec: &HostSpec) -> Result<&Host, LabError> {
         let host_link = format!("{}-{}", self.bridge, self.hosts.len());
         let place = self.hosts.len();
-        self.hosts.push(Host { spec: spec.clone(), host_link: host_link.clone(), host_index: 0 });
+        self.hosts.push(Host {
+            spec: spec.clone(),
+            host_link: host_link.clone(),
+            host_index: 0,
+        });
         namespace::create(&spec.name)?;
         let index = links::add_host(&self.bridge, &host_link, spec)?;
-        let host = self.hosts.get_mut(place).ok_or_else(|| LabError::Name(spec.name.clone()))?;
+        let host = self
+            .hosts
+            .get_mut(place)
+            .ok_or_else(|| LabError::Name(spec.name.clone()))?;
         host.host_index = index;
         Ok(host)
     }

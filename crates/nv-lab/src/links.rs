@@ -18,20 +18,39 @@ use crate::{HostSpec, LabError};
 const INSIDE: &str = "eth0";
 
 /// Runs netlink work to its end on the thread's own namespace.
-fn block_on<T>(what: &str, work: impl AsyncFnOnce(Handle) -> Result<T, rtnetlink::Error>) -> Result<T, LabError> {
-    let make = |source| LabError::Make { what: what.to_owned(), source };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(make)?;
+fn block_on<T>(
+    what: &str,
+    work: impl AsyncFnOnce(Handle) -> Result<T, rtnetlink::Error>,
+) -> Result<T, LabError> {
+    let make = |source| LabError::Make {
+        what: what.to_owned(),
+        source,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(make)?;
     runtime.block_on(async {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(make)?;
         let task = tokio::spawn(connection);
         let done = work(handle).await;
         task.abort();
-        done.map_err(|source| LabError::Netlink { what: what.to_owned(), source: Box::new(source) })
+        done.map_err(|source| LabError::Netlink {
+            what: what.to_owned(),
+            source: Box::new(source),
+        })
     })
 }
 
 async fn find(handle: &Handle, name: &str) -> Result<Option<LinkMessage>, rtnetlink::Error> {
-    match handle.link().get().match_name(name.to_owned()).execute().try_next().await {
+    match handle
+        .link()
+        .get()
+        .match_name(name.to_owned())
+        .execute()
+        .try_next()
+        .await
+    {
         Ok(link) => Ok(link),
         Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -nix::libc::ENODEV => Ok(None),
         Err(error) => Err(error),
@@ -40,31 +59,57 @@ async fn find(handle: &Handle, name: &str) -> Result<Option<LinkMessage>, rtnetl
 
 pub(crate) fn add_bridge(name: &str) -> Result<(), LabError> {
     block_on(&format!("bridge {name}"), async |handle| {
-        handle.link().add(LinkBridge::new(name).up().build()).execute().await
+        handle
+            .link()
+            .add(LinkBridge::new(name).up().build())
+            .execute()
+            .await
     })
 }
 
 /// A veth from the bridge into the host's namespace; gives the index of the end outside.
 pub(crate) fn add_host(bridge: &str, outside: &str, spec: &HostSpec) -> Result<u32, LabError> {
     let path = Path::new(NETNS_DIR).join(&spec.name);
-    let file =
-        File::open(&path).map_err(|source| LabError::Enter { path: path.display().to_string(), source })?;
+    let file = File::open(&path).map_err(|source| LabError::Enter {
+        path: path.display().to_string(),
+        source,
+    })?;
     let inside = format!("{outside}i");
     let index = block_on(&format!("veth {outside}"), async |handle| {
-        handle.link().add(LinkVeth::new(outside, &inside).build()).execute().await?;
+        handle
+            .link()
+            .add(LinkVeth::new(outside, &inside).build())
+            .execute()
+            .await?;
         let fd = file.as_raw_fd();
-        handle.link().set(LinkUnspec::new_with_name(&inside).setns_by_fd(fd).build()).execute().await?;
+        handle
+            .link()
+            .set(LinkUnspec::new_with_name(&inside).setns_by_fd(fd).build())
+            .execute()
+            .await?;
         let bridge = find(&handle, bridge).await?.map_or(0, |link| link.header.index);
-        handle.link().set(LinkUnspec::new_with_name(outside).controller(bridge).up().build()).execute().await?;
+        handle
+            .link()
+            .set(LinkUnspec::new_with_name(outside).controller(bridge).up().build())
+            .execute()
+            .await?;
         Ok(find(&handle, outside).await?.map_or(0, |link| link.header.index))
     })?;
     let spec = spec.clone();
     run_in(&path, move || {
         block_on(&format!("{INSIDE} of {}", spec.name), async |handle| {
-            handle.link().set(LinkUnspec::new_with_name("lo").up().build()).execute().await?;
+            handle
+                .link()
+                .set(LinkUnspec::new_with_name("lo").up().build())
+                .execute()
+                .await?;
             let index = find(&handle, &inside).await?.map_or(0, |link| link.header.index);
             let rename = LinkUnspec::new_with_index(index);
-            handle.link().set(rename.name(INSIDE.to_owned()).up().build()).execute().await?;
+            handle
+                .link()
+                .set(rename.name(INSIDE.to_owned()).up().build())
+                .execute()
+                .await?;
             add_address(&handle, index, IpAddr::V4(spec.v4), 24).await?;
             add_address(&handle, index, IpAddr::V6(spec.v6), 64).await
         })
@@ -78,23 +123,29 @@ async fn add_address(handle: &Handle, index: u32, address: IpAddr, len: u8) -> R
     let message = request.message_mut();
     if message.header.family == AddressFamily::Inet6 {
         message.header.flags |= AddressHeaderFlags::Nodad;
-        message.attributes.retain(|attribute| !matches!(attribute, AddressAttribute::Flags(_)));
+        message
+            .attributes
+            .retain(|attribute| !matches!(attribute, AddressAttribute::Flags(_)));
     }
     request.execute().await
 }
 
 /// Removes a link; one that is not there is no error.
 pub(crate) fn remove_link(name: &str) -> Result<(), LabError> {
-    block_on(&format!("link {name}"), async |handle| match find(&handle, name).await? {
-        Some(link) => handle.link().del(link.header.index).execute().await,
-        None => Ok(()),
+    block_on(&format!("link {name}"), async |handle| {
+        match find(&handle, name).await? {
+            Some(link) => handle.link().del(link.header.index).execute().await,
+            None => Ok(()),
+        }
     })
 }
 
 /// Removes a bridge and every veth on it.
 pub(crate) fn remove_bridge(name: &str) -> Result<(), LabError> {
     block_on(&format!("bridge {name}"), async |handle| {
-        let Some(bridge) = find(&handle, name).await? else { return Ok(()) };
+        let Some(bridge) = find(&handle, name).await? else {
+            return Ok(());
+        };
         let mut links = handle.link().get().execute();
         let mut ports = Vec::new();
         while let Some(link) = links.try_next().await? {
@@ -134,7 +185,12 @@ mod tests {
                 "v4" => address.parse().unwrap(),
                 _ => std::net::SocketAddr::new(lab.hosts()[1].spec().v6.into(), 80),
             };
-            let listener = lab.host(&b).unwrap().run(move || TcpListener::bind(address)).unwrap().unwrap();
+            let listener = lab
+                .host(&b)
+                .unwrap()
+                .run(move || TcpListener::bind(address))
+                .unwrap()
+                .unwrap();
             let server = std::thread::spawn(move || {
                 let (mut stream, _) = listener.accept().unwrap();
                 stream.write_all(b"hello").unwrap();
@@ -144,7 +200,10 @@ mod tests {
                 .unwrap()
                 .run(move || {
                     let mut text = String::new();
-                    TcpStream::connect(address).unwrap().read_to_string(&mut text).unwrap();
+                    TcpStream::connect(address)
+                        .unwrap()
+                        .read_to_string(&mut text)
+                        .unwrap();
                     text
                 })
                 .unwrap();

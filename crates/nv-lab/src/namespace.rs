@@ -19,13 +19,26 @@ pub(crate) fn create(name: &str) -> Result<(), LabError> {
         return Err(LabError::Name(name.to_owned()));
     }
     let path = Path::new(NETNS_DIR).join(name);
-    let make = |source| LabError::Make { what: format!("network namespace {name}"), source };
-    fs::OpenOptions::new().write(true).create_new(true).open(&path).map_err(make)?;
+    let make = |source| LabError::Make {
+        what: format!("network namespace {name}"),
+        source,
+    };
+    fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&path)
+        .map_err(make)?;
     // The thread's namespace lives on in the mount when the thread is gone.
     let target = path.clone();
     let made = thread::spawn(move || -> io::Result<()> {
         unshare(CloneFlags::CLONE_NEWNET)?;
-        mount(Some("/proc/thread-self/ns/net"), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+        mount(
+            Some("/proc/thread-self/ns/net"),
+            &target,
+            None::<&str>,
+            MsFlags::MS_BIND,
+            None::<&str>,
+        )?;
         Ok(())
     })
     .join()
@@ -39,7 +52,10 @@ pub(crate) fn create(name: &str) -> Result<(), LabError> {
 /// Removes a named namespace; one that is not there is no error.
 pub(crate) fn remove(name: &str) -> Result<(), LabError> {
     let path = Path::new(NETNS_DIR).join(name);
-    let failed = |source: io::Error| LabError::Make { what: format!("network namespace {name}"), source };
+    let failed = |source: io::Error| LabError::Make {
+        what: format!("network namespace {name}"),
+        source,
+    };
     match umount2(&path, MntFlags::MNT_DETACH) {
         // Not a mount (any more): the file is all that is left.
         Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => {}
@@ -55,8 +71,14 @@ pub(crate) fn remove(name: &str) -> Result<(), LabError> {
 ///
 /// # Errors
 /// [`LabError::Enter`] when it cannot be entered, [`LabError::Panicked`] when the work panics.
-pub fn run_in<T: Send + 'static>(path: &Path, work: impl FnOnce() -> T + Send + 'static) -> Result<T, LabError> {
-    let enter = |source| LabError::Enter { path: path.display().to_string(), source };
+pub fn run_in<T: Send + 'static>(
+    path: &Path,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, LabError> {
+    let enter = |source| LabError::Enter {
+        path: path.display().to_string(),
+        source,
+    };
     let file = File::open(path).map_err(enter)?;
     thread::spawn(move || -> io::Result<T> {
         setns(&file, CloneFlags::CLONE_NEWNET)?;
