@@ -74,7 +74,7 @@ fn examples() -> anyhow::Result<()> {
     names.sort();
     for name in &names {
         let source = std::fs::read_to_string(folder.join(format!("{name}.rs")))?;
-        if source.contains("needs root") && !is_root() {
+        if source.to_lowercase().contains("needs root") && !is_root() {
             cmd::say(&format!("SKIPPED example {name}: needs root"));
             continue;
         }
