@@ -8,6 +8,7 @@
     reason = "helpers of tests"
 )]
 
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -189,7 +190,20 @@ fn without_root_it_says_so() {
     if !is_root("without_root_it_says_so") {
         return;
     }
-    let output = demo("x", &["--once"]).uid(65534).gid(65534).output().unwrap();
+    // Where it was built nobody else may look.
+    let folder = tempfile::Builder::new()
+        .prefix("nv-e2e")
+        .tempdir_in("/tmp")
+        .unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let program = folder.path().join("nv-allinone");
+    std::fs::copy(PROGRAM, &program).unwrap();
+    let output = Command::new(program)
+        .args(["--demo", "--once"])
+        .uid(65534)
+        .gid(65534)
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(1));
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(errors.contains("needs root"), "{errors}");
