@@ -17,8 +17,17 @@ use crate::{HostSpec, LabError};
 /// Name of the interface inside a host.
 const INSIDE: &str = "eth0";
 
-/// Runs netlink work to its end on the thread's own namespace.
-fn block_on<T>(
+/// Runs netlink work to its end in the caller's namespace, on a thread of its own: the caller may be inside a runtime already.
+fn block_on<T: Send>(
+    what: &str,
+    work: impl AsyncFnOnce(Handle) -> Result<T, rtnetlink::Error> + Send,
+) -> Result<T, LabError> {
+    // A new thread is in the namespace of the one that made it.
+    std::thread::scope(|scope| scope.spawn(|| block_here(what, work)).join())
+        .map_err(|_| LabError::Panicked(what.to_owned()))?
+}
+
+fn block_here<T>(
     what: &str,
     work: impl AsyncFnOnce(Handle) -> Result<T, rtnetlink::Error>,
 ) -> Result<T, LabError> {
@@ -218,5 +227,24 @@ mod tests {
         assert!(!Path::new(&format!("/sys/class/net/{bridge}")).exists());
         assert!(!Path::new(&format!("/sys/class/net/{bridge}-0")).exists());
         Lab::remove_leftovers(&bridge, &[&a, &b]).unwrap();
+    }
+
+    #[test]
+    fn a_lab_can_be_made_inside_a_runtime() {
+        if !nix::unistd::geteuid().is_root() {
+            assert!(std::env::var_os("CI").is_none(), "needs root");
+            eprintln!("SKIPPED a_lab_can_be_made_inside_a_runtime: needs root");
+            return;
+        }
+        let bridge = format!("lr{}", std::process::id() % 100_000);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let lab = Lab::create(&bridge, &[HostSpec::new(format!("{bridge}-a"), 249, 2)]).unwrap();
+            assert!(lab.hosts()[0].host_index() > 0);
+        });
+        assert!(!Path::new(&format!("/sys/class/net/{bridge}")).exists());
     }
 }
