@@ -32,6 +32,8 @@ pub(crate) struct Driver {
     pub(crate) datapath: DatapathThread,
     pub(crate) tells: mpsc::Receiver<Tell>,
     pub(crate) runtimes: mpsc::Receiver<MonitorEvent>,
+    /// Named namespaces that look other than when they were found.
+    pub(crate) refreshed: mpsc::Receiver<Box<nv_types::Workload>>,
     pub(crate) links: LinkWatcher,
     pub(crate) store: WatchStream,
     pub(crate) uplink: Arc<Uplink>,
@@ -74,6 +76,12 @@ impl Driver {
                     Some(event) => self.runtime_told(event),
                     None => break,
                 },
+                Some(workload) = self.refreshed.recv() => {
+                    // One that has ended meanwhile stays away.
+                    if self.core.workloads().contains_key(&workload.id) {
+                        self.input(Input::WorkloadUp(workload));
+                    }
+                }
                 event = self.links.recv() => match event {
                     Some(event) => self.link_told(event),
                     None => break,

@@ -24,17 +24,19 @@ mod snapshot;
 mod transport;
 mod uplink;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use nv_agent_core::{Agent, Facts};
 use nv_capture::{CaptureConfig, CaptureManager};
-use nv_runtime::{LinkWatcher, Location, Monitor, MonitorOptions, discover};
+use nv_runtime::{ContainerRuntime, LinkWatcher, Location, Monitor, MonitorOptions, discover};
 use nv_store::{KvStore as _, RemoteStore};
-use nv_types::Revision;
+use nv_types::{NodeId, Revision, Workload, WorkloadId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -51,6 +53,8 @@ use uplink::Uplink;
 
 /// Answers and flow batches that wait for the agent's loop.
 const TELLS: usize = 256;
+/// How often named namespaces are looked at.
+const REFRESH: Duration = Duration::from_millis(500);
 /// Link events that wait.
 const LINKS: usize = 1024;
 
@@ -137,13 +141,22 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         hook: hook.clone(),
         started: node::now(),
     };
+    let runtimes = discover(&config.runtimes);
+    let (refresh, refreshed) = mpsc::channel(TELLS);
+    tasks.spawn(refresh_named(
+        runtimes.clone(),
+        config.node.clone(),
+        refresh,
+        shutdown.clone(),
+    ));
     let driver = Driver {
+        refreshed,
         node: config.node.clone(),
         core: Agent::new(config.node.clone()),
         datapath,
         tells: from_datapath,
         runtimes: Monitor::spawn(
-            discover(&config.runtimes),
+            runtimes,
             MonitorOptions::new(config.node.clone()),
             shutdown.clone(),
         ),
@@ -161,6 +174,41 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     tasks.close();
     tracing::info!(node = %config.node, %listen, hook, "agent started");
     Ok(Handle { listen, hook, tasks })
+}
+
+/// Looks at named network namespaces again and again: unlike a container, one is there before it has interfaces and addresses, and no
+/// runtime tells when they come.
+async fn refresh_named(
+    runtimes: Vec<Arc<dyn ContainerRuntime>>,
+    node: NodeId,
+    changed: mpsc::Sender<Box<Workload>>,
+    shutdown: CancellationToken,
+) {
+    let mut seen: BTreeMap<WorkloadId, Workload> = BTreeMap::new();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(REFRESH) => {}
+            () = shutdown.cancelled() => return,
+        }
+        for runtime in &runtimes {
+            if !runtime.info().await.is_ok_and(|info| info.name == "netns") {
+                continue;
+            }
+            let running = runtime.list().await.unwrap_or_default();
+            seen.retain(|id, _| running.contains(id));
+            for id in running {
+                let Ok(workload) = runtime.inspect(&id, &node).await else {
+                    continue;
+                };
+                if seen.get(&id) != Some(&workload) {
+                    seen.insert(id, workload.clone());
+                    if changed.send(Box::new(workload)).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// Starts an agent and waits for its end.
