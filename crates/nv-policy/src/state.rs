@@ -3,7 +3,7 @@
 //! Values are JSON objects with a version field `v`. One that cannot be read is named in [`PolicyState::problems`] and the
 //! last good form of its object stays: one bad value neither opens nor closes the rest.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use nv_types::{Group, GroupName, Mode, Node, PolicySettings, Rule, RuleId, Workload, keys};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -89,9 +89,10 @@ pub enum Touched {
 /// Policy, workloads and nodes as a store has them.
 #[derive(Debug, Clone, Default)]
 pub struct PolicyState {
+    /// Its rules are sorted by [`PolicyState::rank`], so that one more costs no new list.
     input: PolicyInput,
-    rules: BTreeMap<RuleId, Rule>,
-    order: Vec<RuleId>,
+    /// Places in the stored order.
+    order: BTreeMap<RuleId, usize>,
     problems: BTreeMap<String, String>,
 }
 
@@ -139,11 +140,9 @@ impl PolicyState {
         } else if key.starts_with(keys::RULES) {
             let rule: Rule = decode(key, value)?;
             same(key, key, &keys::rule(rule.id))?;
-            self.rules.insert(rule.id, rule);
-            self.sort_rules();
+            self.put_rule(rule);
         } else if key == keys::ORDER {
-            self.order = decode::<StoredOrder>(key, value)?.rules;
-            self.sort_rules();
+            self.set_order(places(&decode::<StoredOrder>(key, value)?));
         } else if let Some(name) = key.strip_prefix(keys::MODES) {
             let mode: StoredMode = decode(key, value)?;
             self.input.modes.insert(group_name(key, name)?, mode.mode);
@@ -182,13 +181,11 @@ impl PolicyState {
         if let Some(name) = key.strip_prefix(keys::GROUPS) {
             self.input.groups.remove(name);
         } else if let Some(id) = key.strip_prefix(keys::RULES) {
-            if let Ok(id) = id.parse() {
-                self.rules.remove(&RuleId(id));
+            if let Some(at) = id.parse().ok().and_then(|id| self.find_rule(RuleId(id)).ok()) {
+                self.input.rules.remove(at);
             }
-            self.sort_rules();
         } else if key == keys::ORDER {
-            self.order.clear();
-            self.sort_rules();
+            self.set_order(BTreeMap::new());
         } else if let Some(name) = key.strip_prefix(keys::MODES) {
             self.input.modes.remove(name);
         } else if key == keys::SETTINGS {
@@ -222,7 +219,6 @@ impl PolicyState {
         for key in bad {
             self.keep(key, &before);
         }
-        self.sort_rules();
     }
 
     /// Takes an object's last good form over from another state.
@@ -236,16 +232,17 @@ impl PolicyState {
         } else if let Some(rule) = key
             .strip_prefix(keys::RULES)
             .and_then(|id| id.parse().ok())
-            .and_then(|id| before.rules.get(&RuleId(id)))
+            .and_then(|id| before.find_rule(RuleId(id)).ok())
+            .and_then(|at| before.input.rules.get(at))
         {
-            self.rules.insert(rule.id, rule.clone());
+            self.put_rule(rule.clone());
         } else if let Some((name, mode)) = key
             .strip_prefix(keys::MODES)
             .and_then(|name| before.input.modes.get_key_value(name))
         {
             self.input.modes.insert(name.clone(), *mode);
         } else if key == keys::ORDER {
-            self.order.clone_from(&before.order);
+            self.set_order(before.order.clone());
         } else if key == keys::SETTINGS {
             self.input.settings = before.input.settings.clone();
         }
@@ -255,19 +252,37 @@ impl PolicyState {
     }
 
     /// Rules in stored order; those that it does not name come last, by id.
-    fn sort_rules(&mut self) {
-        let mut left: BTreeSet<RuleId> = self.rules.keys().copied().collect();
-        let mut sorted = Vec::with_capacity(self.rules.len());
-        for id in &self.order {
-            if left.remove(id)
-                && let Some(rule) = self.rules.get(id)
-            {
-                sorted.push(rule.clone());
-            }
-        }
-        sorted.extend(left.iter().filter_map(|id| self.rules.get(id)).cloned());
-        self.input.rules = sorted;
+    fn rank(&self, id: RuleId) -> (usize, RuleId) {
+        (self.order.get(&id).copied().unwrap_or(usize::MAX), id)
     }
+
+    /// Where the rule is, or else where it belongs.
+    fn find_rule(&self, id: RuleId) -> Result<usize, usize> {
+        let rank = self.rank(id);
+        self.input
+            .rules
+            .binary_search_by_key(&rank, |rule| self.rank(rule.id))
+    }
+
+    fn put_rule(&mut self, rule: Rule) {
+        match self.find_rule(rule.id) {
+            Ok(at) => self.input.rules[at] = rule,
+            Err(at) => self.input.rules.insert(at, rule),
+        }
+    }
+
+    fn set_order(&mut self, order: BTreeMap<RuleId, usize>) {
+        self.order = order;
+        let mut rules = std::mem::take(&mut self.input.rules);
+        rules.sort_by_cached_key(|rule| self.rank(rule.id));
+        self.input.rules = rules;
+    }
+}
+
+/// The place of each rule; one that is named twice has the first.
+fn places(order: &StoredOrder) -> BTreeMap<RuleId, usize> {
+    let places = order.rules.iter().enumerate().rev();
+    places.map(|(place, id)| (*id, place)).collect()
 }
 
 fn group_name(key: &str, name: &str) -> Result<GroupName, BadValue> {
@@ -294,6 +309,7 @@ mod tests {
     use crate::input::rule;
     use crate::input::tests::workload;
     use nv_types::Action;
+    use proptest::prelude::*;
 
     #[test]
     fn follows_a_store_and_keeps_the_last_good_form() {
@@ -354,5 +370,39 @@ mod tests {
         assert_eq!(state.put(&key, &value).unwrap(), Touched::Nothing);
         assert_eq!(state.delete(&key), Touched::Workloads);
         assert!(state.input().workloads.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn rules_stand_as_the_order_says_whatever_came_first(
+            changes in proptest::collection::vec((0u8..3, 1u32..8, proptest::collection::vec(1u32..9, 0..8)), 0..30)
+        ) {
+            let mut state = PolicyState::default();
+            let (mut known, mut order) = (std::collections::BTreeSet::new(), Vec::new());
+            for (what, id, list) in changes {
+                match what {
+                    0 => {
+                        let rule = rule(id, "containers", "external", "80", Action::Allow).unwrap();
+                        let key = keys::rule(rule.id);
+                        state.put(&key, &encode(&key, &rule).unwrap()).unwrap();
+                        known.insert(id);
+                    }
+                    1 => {
+                        state.delete(&keys::rule(RuleId(id)));
+                        known.remove(&id);
+                    }
+                    _ => {
+                        let stored = StoredOrder { rules: list.iter().copied().map(RuleId).collect() };
+                        state.put(keys::ORDER, &encode(keys::ORDER, &stored).unwrap()).unwrap();
+                        order = list;
+                    }
+                }
+                let mut left = known.clone();
+                let mut expected: Vec<u32> = order.iter().copied().filter(|id| left.remove(id)).collect();
+                expected.extend(left);
+                let found: Vec<u32> = state.order().iter().map(|id| id.0).collect();
+                prop_assert_eq!(found, expected);
+            }
+        }
     }
 }
