@@ -252,7 +252,8 @@ impl Engine {
             };
             let made = self.commit("nv", |_, _| Ok(plan.clone())).await;
             if let Err(error) = made {
-                tracing::warn!(%error, changes = ?plan.summary, "not made");
+                tracing::warn!(%error, changes = ?plan.summary, "not made; it comes again");
+                self.core().plan_failed(now());
                 return;
             }
         }

@@ -5,26 +5,68 @@ use nv_types::{GroupName, Mode, Rule, Timestamp, keys};
 
 use crate::controller::{Controller, Plan};
 
+/// Time to wait after a plan that was not written, in nanoseconds.
+const RETRY: u64 = 2_000_000_000;
+
+/// What the last plan was about, and when the next one may come.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    last: Option<Accord>,
+    retry: Option<Timestamp>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Accord {
+    Services,
+    Learned,
+}
+
 impl Controller {
     /// When [`Controller::poll_plan`] will have something, if nothing else happens.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        if self.new_services.is_empty() {
-            self.learner.due()
-        } else {
-            Some(Timestamp(0))
-        }
+        let services = (!self.new_services.is_empty()).then_some(Timestamp(0));
+        let due = services.or_else(|| self.learner.due())?;
+        Some(due.max(self.pace.retry.unwrap_or_default()))
     }
 
     /// What the controller wants written of its own accord: groups and modes of new services, learned rules.
+    ///
+    /// The plan before it counts as written unless [`Controller::plan_failed`] was called.
     #[must_use]
     pub fn poll_plan(&mut self, now: Timestamp) -> Option<Plan> {
+        if self.pace.retry.is_some_and(|retry| now < retry) {
+            return None;
+        }
+        self.pace = Pace::default();
+        self.learner.forget();
         if let Some(plan) = self.plan_services() {
+            self.pace.last = Some(Accord::Services);
             return Some(plan);
         }
-        let mut observations = self.learner.poll(now)?;
-        observations.retain(|observation| self.still_learns(observation));
-        self.plan_learned(&observations, now)
+        let observations: Vec<Observation> = self
+            .learner
+            .poll(now)?
+            .into_iter()
+            .filter(|observation| self.still_learns(observation))
+            .collect();
+        let plan = self.plan_learned(&observations, now)?;
+        self.learner.keep(observations);
+        self.pace.last = Some(Accord::Learned);
+        Some(plan)
+    }
+
+    /// The plan of the last [`Controller::poll_plan`] was not written: it comes again, made anew, a moment later.
+    pub fn plan_failed(&mut self, now: Timestamp) {
+        let Some(last) = self.pace.last.take() else {
+            return;
+        };
+        let retry = Timestamp(now.0.saturating_add(RETRY));
+        match last {
+            Accord::Services => self.find_new_services(),
+            Accord::Learned => self.learner.again(retry),
+        }
+        self.pace.retry = Some(retry);
     }
 
     fn plan_services(&mut self) -> Option<Plan> {

@@ -258,21 +258,20 @@ pub(crate) fn settings(
     before: &PolicySettings,
     draft: &SettingsDraft,
 ) -> Result<PolicySettings, CommandError> {
-    let field = |problem: String| CommandError::Field {
-        field: "settings".into(),
+    let field = |field: &str, problem: String| CommandError::Field {
+        field: field.to_owned(),
         problem,
     };
-    let mut value = serde_json::to_value(before).map_err(|error| field(error.to_string()))?;
-    if let Some(object) = value.as_object_mut() {
-        for (key, new) in draft {
-            if !object.contains_key(key) {
-                return Err(CommandError::Field {
-                    field: key.clone(),
-                    problem: "there is no such setting".into(),
-                });
-            }
-            object.insert(key.clone(), new.clone());
+    let mut settings = before.clone();
+    // One at a time, so that a wrong value is named with its field.
+    for (key, new) in draft {
+        let mut value =
+            serde_json::to_value(&settings).map_err(|error| field("settings", error.to_string()))?;
+        match value.as_object_mut().and_then(|object| object.get_mut(key)) {
+            Some(old) => old.clone_from(new),
+            None => return Err(field(key, "there is no such setting".to_owned())),
         }
+        settings = serde_json::from_value(value).map_err(|error| field(key, error.to_string()))?;
     }
-    serde_json::from_value(value).map_err(|error| field(error.to_string()))
+    Ok(settings)
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use nv_policy::{Book, PolicyInput, PolicyState, Touched};
 use nv_types::{FlowRecord, GroupName, Mode, Revision, RuleId, Timestamp, Workload, keys};
 
+use crate::accord::Pace;
 use crate::command::{CriterionDraft, Document, GroupDraft, RuleDraft, RulePatch, SettingsDraft};
 use crate::conversation::{Conversation, Conversations};
 use crate::draft::Draft;
@@ -49,6 +50,7 @@ pub struct Controller {
     pub(crate) learner: Learner,
     /// Services whose group is to be made.
     pub(crate) new_services: BTreeSet<GroupName>,
+    pub(crate) pace: Pace,
     lost: BTreeMap<String, u64>,
 }
 
@@ -97,8 +99,16 @@ impl Controller {
         if let Ok(touched) = self.state.put(key, value) {
             self.touched(touched, revision);
         }
-        if key.starts_with(keys::WORKLOADS) || key.starts_with(keys::GROUPS) {
-            self.find_new_services();
+        let input = self.state.input();
+        if let Some(name) = key.strip_prefix(keys::GROUPS) {
+            self.new_services.retain(|service| service.as_str() != name);
+        } else if let Some((_, id)) = key
+            .strip_prefix(keys::WORKLOADS)
+            .and_then(|key| key.split_once('/'))
+        {
+            let service = input.workloads.get(id).and_then(Workload::service_group);
+            let is_new = |service: &GroupName| !input.groups.contains_key(service);
+            self.new_services.extend(service.filter(is_new));
         }
     }
 
@@ -143,7 +153,7 @@ impl Controller {
         }
     }
 
-    fn find_new_services(&mut self) {
+    pub(crate) fn find_new_services(&mut self) {
         let input = self.state.input();
         self.new_services = input
             .workloads
@@ -280,51 +290,7 @@ impl Controller {
     /// # Errors
     /// [`CommandError`] that names document and field.
     pub fn apply(&self, documents: &[Document], now: Timestamp) -> Result<Plan, CommandError> {
-        self.change(now, |policy| {
-            let mut seen = BTreeSet::new();
-            // Groups first, so that a rule may stand before the groups that it names.
-            let mut order: Vec<(usize, &Document)> = documents.iter().enumerate().collect();
-            order.sort_by_key(|(at, document)| (!matches!(document, Document::Group(_)), *at));
-            for (at, document) in order {
-                let number = at + 1;
-                let unique = match document {
-                    Document::Group(group) => Some(("group", group.name.clone())),
-                    Document::Rule(rule) => (rule.id != 0).then(|| ("rule", rule.id.to_string())),
-                    Document::ServiceMode { service, .. } => Some((
-                        "service",
-                        service.strip_prefix("nv.").unwrap_or(service).to_owned(),
-                    )),
-                    Document::Settings(_) => Some(("settings", String::new())),
-                };
-                if let Some((what, name)) = unique
-                    && !seen.insert((what, name.clone()))
-                {
-                    return Err(CommandError::Duplicate {
-                        document: number,
-                        what,
-                        name,
-                    });
-                }
-                let wrap = |problem| CommandError::Document {
-                    document: number,
-                    problem: Box::new(problem),
-                };
-                match document {
-                    Document::Group(group) => group.read().and_then(|group| policy.put_group(group)),
-                    Document::Rule(rule) => policy.put_rule(rule).map(drop),
-                    Document::ServiceMode { service, mode } => mode
-                        .parse()
-                        .map_err(|error: nv_types::ParseModeError| CommandError::Field {
-                            field: "mode".into(),
-                            problem: error.to_string(),
-                        })
-                        .and_then(|mode| policy.set_mode(service, mode)),
-                    Document::Settings(settings) => policy.set_settings(settings),
-                }
-                .map_err(wrap)?;
-            }
-            Ok(())
-        })
+        self.change(now, |policy| policy.apply(documents))
     }
 
     // Reports and what comes of them.
@@ -353,6 +319,7 @@ impl Controller {
         let mut lost = self.lost.clone();
         lost.insert("controller_conversations".into(), self.conversations.dropped());
         lost.insert("controller_flows".into(), self.flows.forgotten());
+        lost.insert("controller_learning".into(), self.learner.dropped());
         lost.insert("controller_violations".into(), self.violations.dropped());
         lost
     }

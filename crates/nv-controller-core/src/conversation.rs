@@ -137,21 +137,40 @@ impl Conversation {
 
 type EntryKey = (IpProto, u16, Option<Application>, Verdict);
 
-/// Every conversation.
+#[derive(Debug)]
+struct Pair {
+    from: Endpoint,
+    to: Endpoint,
+    entries: BTreeMap<EntryKey, ConversationEntry>,
+}
+
+/// Every conversation, by the ids of its ends: a name may come late, and its workload go early.
 #[derive(Debug, Default)]
 pub(crate) struct Conversations {
-    pairs: BTreeMap<(Endpoint, Endpoint), BTreeMap<EntryKey, ConversationEntry>>,
+    pairs: BTreeMap<(String, String), Pair>,
     dropped: u64,
 }
 
 impl Conversations {
     pub(crate) fn take(&mut self, record: &FlowRecord, delta: &Delta, input: &PolicyInput) {
-        let pair = (endpoint(&record.client, input), endpoint(&record.server, input));
-        if !self.pairs.contains_key(&pair) && self.pairs.len() >= PAIRS {
+        let (from, to) = (endpoint(&record.client, input), endpoint(&record.server, input));
+        let key = (from.id.clone(), to.id.clone());
+        if !self.pairs.contains_key(&key) && self.pairs.len() >= PAIRS {
             self.dropped += 1;
             return;
         }
-        let entries = self.pairs.entry(pair).or_default();
+        let pair = self.pairs.entry(key).or_insert_with(|| Pair {
+            from: from.clone(),
+            to: to.clone(),
+            entries: BTreeMap::new(),
+        });
+        for (known, end) in [(&mut pair.from, from), (&mut pair.to, to)] {
+            // The id stands in for a name that is not known.
+            if end.name != end.id {
+                known.name = end.name;
+            }
+        }
+        let entries = &mut pair.entries;
         let tuple = record.tuple;
         // Ports of ICMP are identifiers and say nothing to a reader.
         let port = if tuple.proto.has_ports() {
@@ -198,13 +217,13 @@ impl Conversations {
 
     pub(crate) fn list(&self) -> Vec<Conversation> {
         self.pairs
-            .iter()
-            .map(|((from, to), entries)| {
-                let mut entries: Vec<_> = entries.values().cloned().collect();
+            .values()
+            .map(|pair| {
+                let mut entries: Vec<_> = pair.entries.values().cloned().collect();
                 entries.sort_by_key(|entry| entry.last_seen);
                 Conversation {
-                    from: from.clone(),
-                    to: to.clone(),
+                    from: pair.from.clone(),
+                    to: pair.to.clone(),
                     entries,
                 }
             })

@@ -105,6 +105,12 @@ pub enum CommandError {
         /// Why.
         why: &'static str,
     },
+    /// Rules of a file whose places wait for each other.
+    #[error("after: a cycle: {}", chain(rules))]
+    Cycle {
+        /// The rules, each after the next; the first one again at the end.
+        rules: Vec<RuleId>,
+    },
     /// Too many.
     #[error("{what}: {count} are more than the limit of {limit}")]
     Limit {
@@ -123,6 +129,11 @@ pub enum CommandError {
     Value(#[from] BadValue),
 }
 
+fn chain(rules: &[RuleId]) -> String {
+    let words: Vec<String> = rules.iter().map(|id| format!("rule {id}")).collect();
+    words.join(" waits for ")
+}
+
 impl CommandError {
     /// What sort of refusal it is.
     #[must_use]
@@ -139,6 +150,7 @@ impl CommandError {
             | Self::Rule { .. }
             | Self::Duplicate { .. }
             | Self::Fixed { .. }
+            | Self::Cycle { .. }
             | Self::Compile(_)
             | Self::Value(_) => ErrorKind::Invalid,
         }

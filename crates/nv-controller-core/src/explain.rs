@@ -53,21 +53,27 @@ fn party(book: &Book<'_>, input: &PolicyInput, text: &str) -> Option<Party> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Some(book.address(address));
     }
-    let named = |workload: &&Workload| {
-        workload.name == text
-            || workload.id.as_str() == text
-            || (text.len() >= 4 && workload.id.as_str().starts_with(text))
-    };
+    let workloads = || input.workloads.values();
+    let named = |workload: &&Workload| workload.name == text || workload.id.as_str() == text;
     let of_service = |workload: &&Workload| {
         workload.service == text
             || workload
                 .service_group()
                 .is_some_and(|group| group.as_str() == text)
     };
-    let workloads = || input.workloads.values();
     if let Some(workload) = workloads().find(named).or_else(|| workloads().find(of_service)) {
         return Some(book.workload(workload));
     }
+    group(book, input, text).or_else(|| {
+        // The start of an id, if it is long enough to mean one and means only one.
+        let mut begun =
+            workloads().filter(|workload| text.len() >= 4 && workload.id.as_str().starts_with(text));
+        let workload = begun.next()?;
+        begun.next().is_none().then(|| book.workload(workload))
+    })
+}
+
+fn group(book: &Book<'_>, input: &PolicyInput, text: &str) -> Option<Party> {
     let group = GroupName::try_new(text).ok()?;
     if text == reserved::EXTERNAL || text == reserved::NODES {
         let mode = input
@@ -86,7 +92,9 @@ fn party(book: &Book<'_>, input: &PolicyInput, text: &str) -> Option<Party> {
         return None;
     }
     // A member stands for its group; a group without members for itself.
-    let member = workloads()
+    let member = input
+        .workloads
+        .values()
         .map(|workload| book.workload(workload))
         .find(|party| party.groups.contains(&group));
     Some(member.unwrap_or_else(|| Party {

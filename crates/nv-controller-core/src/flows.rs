@@ -105,6 +105,8 @@ pub(crate) struct Delta {
 
 #[derive(Clone, Copy, Debug)]
 struct Seen {
+    /// Turn in which it was reported last.
+    turn: u64,
     bytes: u64,
     decision: Decision,
     application: Option<Application>,
@@ -117,6 +119,9 @@ type Key = (NodeId, WorkloadId, Direction, FiveTuple);
 pub(crate) struct FlowLog {
     ring: VecDeque<FlowView>,
     open: BTreeMap<Key, Seen>,
+    /// Flows under way by the turn of their last report: the first has been silent for longest.
+    turns: BTreeMap<u64, Key>,
+    turn: u64,
     sequence: u64,
     forgotten: u64,
 }
@@ -134,7 +139,9 @@ impl FlowLog {
             record.tuple,
         );
         let bytes = record.bytes_to_client.saturating_add(record.bytes_to_server);
+        self.turn += 1;
         let now = Seen {
+            turn: self.turn,
             bytes,
             decision: record.decision,
             application: record.application,
@@ -142,10 +149,16 @@ impl FlowLog {
         let before = if record.state == FlowState::Closed {
             self.open.remove(&key)
         } else {
+            self.turns.insert(self.turn, key.clone());
             self.open.insert(key, now)
         };
-        if self.open.len() > OPEN {
-            self.open.pop_first();
+        if let Some(before) = before {
+            self.turns.remove(&before.turn);
+        }
+        if self.open.len() > OPEN
+            && let Some((_, silent)) = self.turns.pop_first()
+        {
+            self.open.remove(&silent);
             self.forgotten += 1;
         }
         let delta = match before {

@@ -7,7 +7,7 @@ use nv_types::{Application, FlowRecord, FlowState, GroupName, Peer, Timestamp, r
 
 /// Time to gather in, in nanoseconds.
 const GATHER: u64 = 500_000_000;
-/// Different observations that are gathered; more wait for the next round, as flows go on being reported.
+/// Different observations that are gathered; more are counted and left out.
 const MAX: usize = 10_000;
 
 /// Gathers observations.
@@ -15,11 +15,14 @@ const MAX: usize = 10_000;
 pub(crate) struct Learner {
     waiting: BTreeSet<Observation>,
     due: Option<Timestamp>,
+    /// What the last plan was made of, until it is known to be written.
+    planned: Vec<Observation>,
+    dropped: u64,
 }
 
 impl Learner {
     pub(crate) fn take(&mut self, record: &FlowRecord, input: &PolicyInput, now: Timestamp) {
-        if !record.decision.is_learnable() || self.waiting.len() >= MAX {
+        if !record.decision.is_learnable() {
             return;
         }
         let app = match (record.application, record.state) {
@@ -32,14 +35,38 @@ impl Learner {
             return;
         };
         let tuple = record.tuple;
-        self.waiting.insert(Observation {
+        let observation = Observation {
             from,
             to,
             proto: tuple.proto,
             port: tuple.server_port,
             app,
-        });
+        };
+        if self.waiting.len() >= MAX && !self.waiting.contains(&observation) {
+            self.dropped += 1;
+            return;
+        }
+        self.waiting.insert(observation);
         self.due.get_or_insert(Timestamp(now.0 + GATHER));
+    }
+
+    pub(crate) const fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    pub(crate) fn keep(&mut self, planned: Vec<Observation>) {
+        self.planned = planned;
+    }
+
+    pub(crate) fn forget(&mut self) {
+        self.planned.clear();
+    }
+
+    /// What was planned last waits again.
+    pub(crate) fn again(&mut self, due: Timestamp) {
+        self.waiting
+            .append(&mut std::mem::take(&mut self.planned).into_iter().collect());
+        self.due = Some(due);
     }
 
     pub(crate) const fn due(&self) -> Option<Timestamp> {

@@ -1,9 +1,11 @@
 //! What no rule allows, or a rule forbids: a bounded log, with repeats of a minute summed.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use nv_policy::PolicyInput;
-use nv_types::{Application, Decision, FlowRecord, IpProto, Mode, NodeId, Timestamp, Verdict};
+use nv_types::{
+    Application, Decision, FlowRecord, IpProto, Mode, NodeId, Reason, RuleId, Timestamp, Verdict,
+};
 
 use crate::conversation::{Endpoint, endpoint};
 use crate::flows::Delta;
@@ -46,10 +48,15 @@ pub struct Violation {
     pub sessions: u64,
 }
 
+/// What repeats have in common: client, server, protocol, port, and the decision.
+type Key = (String, String, IpProto, u16, Verdict, Reason, RuleId);
+
 /// The log.
 #[derive(Debug, Default)]
 pub(crate) struct Violations {
     log: VecDeque<Violation>,
+    /// Number of the newest entry of each kind.
+    newest: BTreeMap<Key, u64>,
     last: u64,
     dropped: u64,
 }
@@ -66,28 +73,29 @@ impl Violations {
         } else {
             0
         };
-        let repeat = self
-            .log
-            .iter_mut()
-            .rev()
-            .take_while(|known| now.since(known.last_seen) < WINDOW)
-            .find(|known| {
-                known.client == client
-                    && known.server == server
-                    && (known.proto, known.port) == (tuple.proto, port)
-                    && known.decision == record.decision
-            });
-        if let Some(known) = repeat {
+        let decision = record.decision;
+        let key = (
+            client.id.clone(),
+            server.id.clone(),
+            tuple.proto,
+            port,
+            decision.verdict,
+            decision.reason,
+            decision.rule,
+        );
+        if let Some(known) = self.newest(&key)
+            && now.since(known.last_seen) < WINDOW
+        {
             known.sessions += u64::from(delta.is_new);
             known.last_seen = now;
             known.application = record.application.or(known.application);
             return;
         }
-        self.last += 1;
         if self.log.len() == LOG {
-            self.log.pop_front();
-            self.dropped += 1;
+            self.drop_oldest();
         }
+        self.last += 1;
+        self.newest.insert(key, self.last);
         let mode = [&server, &client]
             .into_iter()
             .find_map(|end| input.mode_of(input.workloads.get(end.workload.as_ref()?)?));
@@ -103,10 +111,36 @@ impl Violations {
             proto: tuple.proto,
             port,
             application: record.application,
-            decision: record.decision,
+            decision,
             mode,
             sessions: 1,
         });
+    }
+
+    fn newest(&mut self, key: &Key) -> Option<&mut Violation> {
+        let id = self.newest.get(key)?;
+        let first = self.log.front()?.id;
+        self.log.get_mut(usize::try_from(id.checked_sub(first)?).ok()?)
+    }
+
+    fn drop_oldest(&mut self) {
+        let Some(gone) = self.log.pop_front() else {
+            return;
+        };
+        self.dropped += 1;
+        let decision = gone.decision;
+        let key = (
+            gone.client.id,
+            gone.server.id,
+            gone.proto,
+            gone.port,
+            decision.verdict,
+            decision.reason,
+            decision.rule,
+        );
+        if self.newest.get(&key) == Some(&gone.id) {
+            self.newest.remove(&key);
+        }
     }
 
     pub(crate) const fn dropped(&self) -> u64 {

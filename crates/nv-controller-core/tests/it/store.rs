@@ -1,0 +1,90 @@
+//! Changes of the store: bad values, late news, new beginnings.
+
+use nv_policy::encode;
+use nv_types::{Mode, Revision, RuleId, keys};
+
+use crate::lab::{Lab, NOW, node, numbered, workload};
+
+#[test]
+fn a_bad_value_is_named_and_the_last_good_one_stays() {
+    let mut lab = Lab::with_services();
+    lab.make(|core| core.insert_rules(None, &[numbered(1)], NOW));
+    let good = lab.core.input().clone();
+    for key in [
+        keys::rule(RuleId(1)),
+        keys::group(&"nv.web".parse().unwrap()),
+        keys::mode(&"nv.web".parse().unwrap()),
+        keys::ORDER.to_owned(),
+        keys::SETTINGS.to_owned(),
+        "workload/n1/web".to_owned(),
+    ] {
+        for value in [
+            &b"\xff\x00"[..],
+            b"",
+            b"[]",
+            br#"{"v":9}"#,
+            br#"{"mode":"Protect"}"#,
+        ] {
+            lab.put(&key, value);
+            assert!(lab.core.problems().contains_key(&key), "{key}");
+            assert_eq!(*lab.core.input(), good, "{key}");
+        }
+    }
+    assert_eq!(lab.core.problems().len(), 6);
+    // The same after everything was read anew.
+    let entries: Vec<_> = lab
+        .store
+        .iter()
+        .map(|(key, (value, revision))| (key.clone(), value.clone(), *revision))
+        .collect();
+    let borrowed = entries
+        .iter()
+        .map(|(key, value, revision)| (key.as_str(), value.as_slice(), *revision));
+    lab.core.store_resync(borrowed, Revision(lab.revision));
+    assert_eq!(lab.core.input().rules, good.rules);
+    assert_eq!(lab.core.input().groups, good.groups);
+    assert_eq!(lab.core.input().modes, good.modes);
+    // A good one heals it.
+    let key = keys::mode(&"nv.web".parse().unwrap());
+    let value = encode(&key, &nv_policy::StoredMode { mode: Mode::Protect }).unwrap();
+    lab.put(&key, &value);
+    assert!(!lab.core.problems().contains_key(&key));
+    assert_eq!(lab.core.input().modes["nv.web"], Mode::Protect);
+}
+
+#[test]
+fn older_news_does_not_undo_newer() {
+    let mut lab = Lab::with_services();
+    let key = keys::mode(&"nv.web".parse().unwrap());
+    let value = |mode| encode(&key, &nv_policy::StoredMode { mode }).unwrap();
+    lab.core.store_put(&key, &value(Mode::Protect), Revision(90));
+    lab.core.store_put(&key, &value(Mode::Monitor), Revision(80));
+    lab.core.store_delete(&key, Revision(85));
+    assert_eq!(lab.core.input().modes["nv.web"], Mode::Protect);
+    assert_eq!(lab.core.revision(), Revision(90));
+}
+
+#[test]
+fn the_policys_revision_is_that_of_policy_alone() {
+    let mut lab = Lab::with_services();
+    let policy = lab.core.policy_revision();
+    lab.put_workload(&workload("web-2", "web", "10.0.0.9"));
+    lab.put_node(&node("n1", 3));
+    lab.put("user/somebody", b"{}");
+    assert_eq!(lab.core.policy_revision(), policy);
+    assert!(lab.core.revision() > policy);
+    lab.make(|core| core.insert_rules(None, &[numbered(1)], NOW));
+    assert_eq!(lab.core.policy_revision(), Revision(lab.revision));
+    assert_eq!(lab.restarted().policy_revision(), Revision(lab.revision));
+}
+
+#[test]
+fn what_is_gone_after_a_resync_is_gone() {
+    let mut lab = Lab::with_services();
+    lab.make(|core| core.insert_rules(None, &[numbered(1)], NOW));
+    lab.core.store_resync([], Revision(500));
+    let input = lab.core.input();
+    assert!(input.rules.is_empty() && input.groups.is_empty() && input.workloads.is_empty());
+    assert_eq!(lab.core.revision(), Revision(500));
+    assert_eq!(lab.core.poll_plan(NOW), None, "no workload, no service");
+}
