@@ -17,7 +17,7 @@ use crate::traffic::Ends;
 /// How often events are taken.
 const DRAIN_EVERY: Duration = Duration::from_millis(10);
 /// How often the connection table is swept.
-const SWEEP_EVERY: Duration = Duration::from_secs(5);
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Events of one call.
 const BATCH: usize = 4096;
 

@@ -104,7 +104,7 @@ layout! {
     }
     FlowData {
         tx_packets: u64, tx_bytes: u64, rx_packets: u64, rx_bytes: u64, first_ns: u64, last_ns: u64,
-        epoch: u32, rule: u32, verdict: u8, reason: u8, direction: u8, app: u8,
+        epoch: u32, rule: u32, tx_next: u32, rx_next: u32, verdict: u8, reason: u8, direction: u8, app: u8,
         tx_payloads: u8, rx_payloads: u8, tx_flags: u8, rx_flags: u8, flags: u8, pad: [u8; 7],
     }
     EventValue {

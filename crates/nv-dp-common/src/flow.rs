@@ -130,13 +130,50 @@ pub(crate) fn follow<P: Packet, T: Tables>(
         learned,
     };
     let Some(flow) = known else {
+        if is_remnant(headers) {
+            return if ruling.is_denied() {
+                ruling.reported()
+            } else {
+                ruling
+            };
+        }
         return begin(tables, scope, headers, data, bytes, &update);
     };
+    let over = is_over(flow, headers, leaves);
     if let Some(state) = write_back(tables, scope, headers, bytes, flow, &update) {
         *data = flow.snapshot();
         tables.flow_event(state, &headers.key, data, scope.passage.now_ns);
     }
+    if over {
+        tables.remove_flow(&headers.key);
+    }
     ruling
+}
+
+/// A TCP segment that opens nothing and carries nothing, of a flow that is not known: what comes late after a flow has
+/// ended. It is judged and leaves no trace; a flow whose beginning was missed is taken up at its next payload.
+#[inline(always)]
+const fn is_remnant(headers: &Headers) -> bool {
+    headers.key.proto == IpProto::TCP.0 && headers.tcp_flags & SYN == 0 && headers.payload_len == 0
+}
+
+/// Whether nothing comes after this segment: a reset at just the place in the sequence where its receiver takes it
+/// (RFC 5961, 3.2: one that was guessed is not there), or the last acknowledgement after FIN both ways.
+#[inline(always)]
+fn is_over(flow: &FlowCell, headers: &Headers, leaves: bool) -> bool {
+    if headers.key.proto != IpProto::TCP.0 {
+        return false;
+    }
+    if headers.tcp_flags & RST != 0 {
+        let (seen, next) = if leaves {
+            (flow.tx_flags.get(), flow.tx_next.get())
+        } else {
+            (flow.rx_flags.get(), flow.rx_next.get())
+        };
+        return seen != 0 && headers.tcp_seq == next;
+    }
+    let both_closed = flow.tx_flags.get() & flow.rx_flags.get() & FIN != 0;
+    both_closed && headers.tcp_flags & (SYN | FIN) == 0 && headers.payload_len == 0
 }
 
 /// What is to be written of a flow.
@@ -216,6 +253,8 @@ fn begin<T: Tables>(
         last_ns: now,
         epoch: scope.epoch,
         rule: ruling.rule(),
+        tx_next: if leaves { headers.tcp_next() } else { 0 },
+        rx_next: if leaves { 0 } else { headers.tcp_next() },
         verdict: ruling.verdict(),
         reason: ruling.reason(),
         direction: opened as u8,
@@ -257,25 +296,35 @@ fn write_back<T: Tables>(
     update: &Update,
 ) -> Option<u8> {
     let ruling = update.ruling;
-    let (packets, octets, seen, payloads) = match scope.passage.direction {
+    let (packets, octets, seen, next, payloads) = match scope.passage.direction {
         Direction::Egress => (
             &flow.tx_packets,
             &flow.tx_bytes,
             &flow.tx_flags,
+            &flow.tx_next,
             &flow.tx_payloads,
         ),
         Direction::Ingress => (
             &flow.rx_packets,
             &flow.rx_bytes,
             &flow.rx_flags,
+            &flow.rx_next,
             &flow.rx_payloads,
         ),
     };
     tables.add(packets, 1);
     tables.add(octets, u64::from(bytes));
     flow.last_ns.set(scope.passage.now_ns);
-    if seen.get() | headers.tcp_flags != seen.get() {
-        seen.set(seen.get() | headers.tcp_flags);
+    let before = seen.get();
+    if before | headers.tcp_flags != before {
+        seen.set(before | headers.tcp_flags);
+    }
+    // A segment that is sent again does not go back; a reset may stand anywhere.
+    if headers.key.proto == IpProto::TCP.0 && headers.tcp_flags & RST == 0 {
+        let end = headers.tcp_next();
+        if before == 0 || end.wrapping_sub(next.get()) < 1 << 31 {
+            next.set(end);
+        }
     }
     let was_ended = flow.flags.get() & FlowData::ENDED != 0;
     let ended =

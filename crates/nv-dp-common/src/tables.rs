@@ -43,6 +43,8 @@ pub trait Tables {
     fn flow(&self, key: &FlowKeyValue) -> Option<&FlowCell>;
     /// Puts a flow, in place of one with the same key; `false` when there is no room.
     fn insert_flow(&self, key: &FlowKeyValue, flow: &FlowData) -> bool;
+    /// Forgets a flow; no reference to it is used afterwards.
+    fn remove_flow(&self, key: &FlowKeyValue);
     /// Adds to a counter of a flow, which other CPUs may be adding to.
     fn add(&self, counter: &Cell<u64>, amount: u64);
     /// What the first fragment said.

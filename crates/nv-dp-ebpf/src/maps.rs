@@ -182,6 +182,12 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
+    fn remove_flow(&self, key: &FlowKeyValue) {
+        // Gone already if another CPU, or userspace, was first.
+        let _ = NV_FLOWS.remove(key);
+    }
+
+    #[inline(always)]
     fn add(&self, counter: &Cell<u64>, amount: u64) {
         // SAFETY: one atomic addition to a word that the reference proves to be valid.
         unsafe {

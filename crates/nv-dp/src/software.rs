@@ -57,6 +57,7 @@ struct Memory {
     own: BTreeSet<OwnKey>,
     flows: BTreeMap<FlowKeyValue, FlowCell>,
     begun: RefCell<Option<(FlowKeyValue, FlowData)>>,
+    ended: RefCell<Option<FlowKeyValue>>,
     fragments: RefCell<BTreeMap<FragmentKey, FragmentValue>>,
     fragment_order: RefCell<VecDeque<FragmentKey>>,
     events: RefCell<VecDeque<EventValue>>,
@@ -131,6 +132,10 @@ impl Tables for Memory {
         // The pipeline holds references into the table; the flow is put there when the packet is done.
         *self.begun.borrow_mut() = Some((*key, *flow));
         true
+    }
+
+    fn remove_flow(&self, key: &FlowKeyValue) {
+        *self.ended.borrow_mut() = Some(*key);
     }
 
     fn add(&self, counter: &Cell<u64>, amount: u64) {
@@ -244,6 +249,9 @@ impl SoftwareDatapath {
             now_ns,
         };
         let verdict = run(&SlicePacket(frame), &self.memory, &mut self.scratch, passage);
+        if let Some(key) = self.memory.ended.take() {
+            self.memory.flows.remove(&key);
+        }
         if let Some((key, flow)) = self.memory.begun.take() {
             self.memory.flows.insert(key, FlowCell::from(&flow));
         }

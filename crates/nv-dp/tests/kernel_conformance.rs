@@ -11,7 +11,7 @@
 mod common;
 
 use common::bench::{Bench, on_kernel, on_software};
-use common::frames::{ACK, FIN, Path, RST, SYN, arp, echo, fragments, tagged, tcp, udp, unreachable};
+use common::frames::{ACK, FIN, Path, RST, SYN, arp, echo, fragments, tagged, tcp, tcp_at, udp, unreachable};
 use common::image::{Builder, config, only, rule, workload};
 use nv_dp::{DatapathConfig, DatapathError, DatapathEvent, EndpointSpec};
 use nv_types::{
@@ -618,18 +618,34 @@ fn tcp_life(bench: &mut Bench) {
     assert!(bench.receive(&tcp(path, ACK | FIN, b"")));
     assert_eq!(bench.flows()[0].state, FlowState::Active);
     assert!(bench.send(&tcp(path.back(), ACK | FIN, b"")));
-    assert!(bench.receive(&tcp(path, ACK, b"")));
     assert_eq!(bench.flows()[0].state, FlowState::Closed);
+    assert!(bench.receive(&tcp(path, ACK, b"")));
+    assert_eq!(bench.flows(), [], "the last acknowledgement leaves nothing");
+    assert!(bench.receive(&tcp(path, ACK, b"")));
+    assert_eq!(bench.flows(), [], "nor does one that comes twice");
     let reset = Path {
         from: (path.from.0, 40_001),
         ..path
     };
     assert!(bench.receive(&tcp(reset, SYN, b"")));
     assert!(bench.send(&tcp(reset.back(), RST | ACK, b"")));
+    let guessed = Path {
+        from: (path.from.0, 40_002),
+        ..path
+    };
+    assert!(bench.receive(&tcp(guessed, SYN, b"")));
+    assert!(bench.send(&tcp(guessed.back(), SYN | ACK, b"")));
+    assert!(bench.receive(&tcp_at(guessed, 5000, RST, b"")));
+    assert!(
+        bench.flows().iter().any(|flow| flow.key.peer_port == 40_002),
+        "a reset that stands elsewhere in the sequence does not make it forgotten"
+    );
+    assert!(bench.receive(&tcp_at(guessed, 1001, RST, b"")));
+    assert!(bench.flows().iter().all(|flow| flow.key.peer_port != 40_002));
     let ended = bench
         .events()
         .into_iter()
         .filter(|event| matches!(event, DatapathEvent::Flow(flow) if flow.state == FlowState::Closed))
         .count();
-    assert_eq!(ended, 2, "each end is told once");
+    assert_eq!(ended, 3, "each end is told once");
 }

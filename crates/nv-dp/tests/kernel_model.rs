@@ -15,7 +15,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::bench::{Bench, on_kernel, on_software};
-use common::frames::{ACK, Path, RST, SYN, tcp, udp};
+use common::frames::{ACK, FIN, Path, RST, SYN, tcp_at, udp};
 use common::image::{Builder, EXTERNAL, FRIEND, default_for, only, rule};
 use nv_types::{
     AppMask, Application, Decision, Direction, Identity, IpProto, Mode, PolicyImage, Reason, Verdict,
@@ -137,6 +137,7 @@ enum Step {
         local_port: u16,
         peer_port: u16,
         flags: u8,
+        seq: u32,
         content: Content,
     },
     Apply(Policy),
@@ -147,7 +148,19 @@ struct Flow {
     opened: Direction,
     app: Option<Application>,
     tries: [u8; 2],
-    flags: u8,
+    /// TCP flags and next sequence number of either direction.
+    flags: [u8; 2],
+    next: [u32; 2],
+}
+
+impl Flow {
+    fn is_over(&self, side: usize, flags: u8, seq: u32, payload: bool) -> bool {
+        if flags & RST != 0 {
+            self.flags[side] != 0 && self.next[side] == seq
+        } else {
+            self.flags[0] & self.flags[1] & FIN != 0 && flags & (SYN | FIN) == 0 && !payload
+        }
+    }
 }
 
 type Key = (usize, bool, IpProto, u16, u16);
@@ -170,6 +183,7 @@ impl Model {
             local_port,
             peer_port,
             flags,
+            seq,
             content,
         } = step.clone()
         else {
@@ -189,7 +203,7 @@ impl Model {
             && self
                 .flows
                 .get(&key)
-                .is_some_and(|flow| flow.flags & (ACK | RST) != 0);
+                .is_some_and(|flow| (flow.flags[0] | flow.flags[1]) & (ACK | FIN | RST) != 0);
         if reopens {
             self.flows.remove(&key);
         }
@@ -197,13 +211,27 @@ impl Model {
             opened: opener(direction, proto, local_port, peer_port, flags),
             app: None,
             tries: [0; 2],
-            flags: 0,
+            flags: [0; 2],
+            next: [0; 2],
         };
+        let payload = content != Content::Nothing;
+        let known = self.flows.contains_key(&key);
+        let mut kept = true;
         let flow = self.flows.entry(key).or_insert(fresh);
         if proto == IpProto::TCP {
-            flow.flags |= flags;
+            let side = direction as usize;
+            kept = if known {
+                !flow.is_over(side, flags, seq, payload)
+            } else {
+                payload || flags & SYN != 0
+            };
+            let length = u32::try_from(content.bytes().len()).unwrap();
+            let end = seq + length + u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
+            if !known || (flags & RST == 0 && (flow.flags[side] == 0 || end >= flow.next[side])) {
+                flow.next[side] = end;
+            }
+            flow.flags[side] |= flags;
         }
-        let payload = content != Content::Nothing;
         if payload && flow.app.is_none() {
             flow.app = content.app(proto, direction == flow.opened);
             if flow.app.is_none() {
@@ -215,6 +243,9 @@ impl Model {
             }
         }
         let flow = *flow;
+        if !kept {
+            self.flows.remove(&key);
+        }
         let peer = if friend { FRIEND } else { EXTERNAL };
         let port = if flow.opened == Direction::Ingress {
             local_port
@@ -271,6 +302,7 @@ fn frame(step: &Step) -> (Direction, Vec<u8>) {
         local_port,
         peer_port,
         flags,
+        seq,
         content,
     } = step.clone()
     else {
@@ -293,7 +325,7 @@ fn frame(step: &Step) -> (Direction, Vec<u8>) {
         out.back()
     };
     let frame = if proto == IpProto::TCP {
-        tcp(path, flags, content.bytes())
+        tcp_at(path, seq, flags, content.bytes())
     } else {
         udp(path, content.bytes())
     };
@@ -330,7 +362,9 @@ fn policy() -> impl Strategy<Value = Policy> {
 
 fn step() -> impl Strategy<Value = Step> {
     let port = prop_oneof![4 => 80_u16..82, 4 => 40_000_u16..40_002];
-    let flags = prop_oneof![2 => Just(SYN), 1 => Just(SYN | ACK), 4 => Just(ACK), 1 => Just(RST | ACK)];
+    let flags = prop_oneof![
+        2 => Just(SYN), 1 => Just(SYN | ACK), 4 => Just(ACK), 1 => Just(RST | ACK), 1 => Just(FIN | ACK)
+    ];
     let content = prop_oneof![
         2 => Just(Content::Nothing), 1 => Just(Content::Http), 1 => Just(Content::Ssh), 1 => Just(Content::Noise)
     ];
@@ -341,11 +375,11 @@ fn step() -> impl Strategy<Value = Step> {
         prop::bool::weighted(0.05),
         proto(),
         (port.clone(), port),
-        flags,
+        (flags, 1000_u32..1003),
         content,
     )
         .prop_map(
-            |(direction, family, friend, spoofed, proto, (local_port, peer_port), flags, content)| {
+            |(direction, family, friend, spoofed, proto, (local_port, peer_port), (flags, seq), content)| {
                 Step::Packet {
                     direction,
                     family,
@@ -355,6 +389,7 @@ fn step() -> impl Strategy<Value = Step> {
                     local_port,
                     peer_port,
                     flags,
+                    seq,
                     content,
                 }
             },

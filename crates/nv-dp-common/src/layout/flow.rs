@@ -46,6 +46,10 @@ pub struct FlowData {
     pub epoch: u32,
     /// [`RuleId`] of the decision.
     pub rule: u32,
+    /// TCP: the sequence number that the workload's next segment begins with.
+    pub tx_next: u32,
+    /// TCP: the sequence number that the next segment to the workload begins with.
+    pub rx_next: u32,
     /// [`Verdict`] of the decision.
     pub verdict: u8,
     /// [`Reason`] of the decision.
@@ -86,6 +90,8 @@ impl FlowData {
         last_ns: 0,
         epoch: 0,
         rule: 0,
+        tx_next: 0,
+        rx_next: 0,
         verdict: 0,
         reason: 0,
         direction: 0,
@@ -156,6 +162,10 @@ pub struct FlowCell {
     pub epoch: Cell<u32>,
     /// See [`FlowData::rule`].
     pub rule: Cell<u32>,
+    /// See [`FlowData::tx_next`].
+    pub tx_next: Cell<u32>,
+    /// See [`FlowData::rx_next`].
+    pub rx_next: Cell<u32>,
     /// See [`FlowData::verdict`].
     pub verdict: Cell<u8>,
     /// See [`FlowData::reason`].
@@ -192,6 +202,8 @@ impl FlowCell {
             last_ns: self.last_ns.get(),
             epoch: self.epoch.get(),
             rule: self.rule.get(),
+            tx_next: self.tx_next.get(),
+            rx_next: self.rx_next.get(),
             verdict: self.verdict.get(),
             reason: self.reason.get(),
             direction: self.direction.get(),
@@ -218,6 +230,8 @@ impl From<&FlowData> for FlowCell {
             last_ns: Cell::new(flow.last_ns),
             epoch: Cell::new(flow.epoch),
             rule: Cell::new(flow.rule),
+            tx_next: Cell::new(flow.tx_next),
+            rx_next: Cell::new(flow.rx_next),
             verdict: Cell::new(flow.verdict),
             reason: Cell::new(flow.reason),
             direction: Cell::new(flow.direction),

@@ -12,7 +12,7 @@ use nv_types::{AppMask, ChainEntry, Decision, MAX_CHAIN, Mode, Reason, RuleId, V
 pub use flow::{EVENT_FLOW, EVENT_PACKET, EventValue, FlowCell, FlowData, FlowKeyValue, direction_of};
 
 /// Version of everything in this module; stored at [`STATE_ABI`] of the state table and checked at adoption.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Entry of the state table that holds [`ABI_VERSION`].
 pub const STATE_ABI: u32 = 0;
@@ -311,13 +311,13 @@ const _: () = {
     assert!(size_of::<OwnKey>() == 20);
     assert!(size_of::<Switches>() == 16);
     assert!(size_of::<FlowKeyValue>() == 44);
-    assert!(size_of::<FlowData>() == 72);
+    assert!(size_of::<FlowData>() == 80);
     assert!(size_of::<FlowCell>() == size_of::<FlowData>());
     assert!(core::mem::offset_of!(FlowCell, epoch) == core::mem::offset_of!(FlowData, epoch));
     assert!(core::mem::offset_of!(FlowCell, flags) == core::mem::offset_of!(FlowData, flags));
-    assert!(core::mem::offset_of!(FlowData, flags) == 64);
+    assert!(core::mem::offset_of!(FlowData, flags) == 72);
     assert!(size_of::<FragmentKey>() == 44);
     assert!(size_of::<FragmentValue>() == 16);
     assert!(size_of::<CounterCell>() == COUNTER_WORDS * 8);
-    assert!(size_of::<EventValue>() == 128);
+    assert!(size_of::<EventValue>() == 136);
 };

@@ -85,6 +85,8 @@ pub struct Headers {
     pub fragment_len: u32,
     /// Whether more fragments follow.
     pub more_fragments: bool,
+    /// TCP sequence number.
+    pub tcp_seq: u32,
     /// TCP flags.
     pub tcp_flags: u8,
     /// ICMP type.
@@ -114,6 +116,7 @@ impl Headers {
             fragment_offset: 0,
             fragment_len: 0,
             more_fragments: false,
+            tcp_seq: 0,
             tcp_flags: 0,
             icmp_type: 0,
         }
@@ -124,6 +127,14 @@ impl Headers {
     #[must_use]
     pub const fn is_first_fragment(&self) -> bool {
         self.more_fragments && self.fragment_offset == 0
+    }
+
+    /// The sequence number after this segment (RFC 9293, 3.4): SYN and FIN take one each.
+    #[inline(always)]
+    #[must_use]
+    pub const fn tcp_next(&self) -> u32 {
+        let control = (self.tcp_flags & SYN != 0) as u32 + (self.tcp_flags & FIN != 0) as u32;
+        self.tcp_seq.wrapping_add(self.payload_len).wrapping_add(control)
     }
 
     #[inline(always)]
@@ -358,6 +369,7 @@ fn tcp<P: Packet>(packet: &P, direction: Direction, at: u32, length: u32, header
     }
     headers.set_ports(direction, be16(bytes[0], bytes[1]), be16(bytes[2], bytes[3]));
     headers.tcp_flags = flags;
+    headers.tcp_seq = u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
     headers.payload = at + header;
     headers.payload_len = length - header;
     Class::Flow

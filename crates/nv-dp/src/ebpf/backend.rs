@@ -1,8 +1,9 @@
 //! The trait over the kernel's tables.
 
 use std::collections::BTreeMap;
+use std::os::fd::AsFd as _;
 
-use aya::maps::MapError;
+use aya::maps::IterableMap as _;
 use nix::time::{ClockId, clock_gettime};
 use nv_dp_common::layout::{EventValue, FlowData, FlowKeyValue};
 use nv_dp_common::timeout::idle_ns;
@@ -10,12 +11,16 @@ use nv_types::{Direction, FlowState, IpProto, PolicyImage, Revision};
 
 use super::endpoints::absent_is_fine;
 use super::setup::{fault, interface_name};
+use super::sys::{Place, read_batch};
 use super::{EbpfDatapath, Endpoint, MAX_ENDPOINTS, spec};
 use crate::slot::SlotTables;
 use crate::{
     Datapath, DatapathConfig, DatapathError, DatapathEvent, DatapathStatus, EndpointSpec, EndpointStatus,
     FlowStats, convert,
 };
+
+/// Flows that are read at once; far more than a bucket holds.
+const READ_BATCH: usize = 4096;
 
 fn monotonic_ns() -> Result<u64, DatapathError> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(|error| fault("read the clock", &error))?;
@@ -24,21 +29,22 @@ fn monotonic_ns() -> Result<u64, DatapathError> {
 }
 
 impl EbpfDatapath {
-    /// Every flow once. The table changes while it is walked: the walk is bounded, and a flow that moves may be missed until
-    /// the next one.
-    fn flows(&self) -> Result<BTreeMap<FlowKeyValue, FlowData>, DatapathError> {
-        let bound = self.max_flows.saturating_mul(2);
-        let mut flows = BTreeMap::new();
-        for item in self.maps.flows.iter().take(bound) {
-            match item {
-                Ok((key, flow)) => {
-                    flows.insert(FlowKeyValue::from_bytes(&key), FlowData::from_bytes(&flow));
-                }
-                Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(fault("read the flows", &error)),
+    /// Every flow, by whole buckets of the table: one that comes or goes meanwhile may be seen or not, all others are, once.
+    fn each_flow(&self, mut each: impl FnMut(FlowKeyValue, FlowData)) -> Result<(), DatapathError> {
+        let table = self.maps.flows.map().fd().as_fd();
+        let mut keys = vec![[0; size_of::<FlowKeyValue>()]; READ_BATCH];
+        let mut values = vec![[0; size_of::<FlowData>()]; READ_BATCH];
+        let mut place = Place::default();
+        loop {
+            let (read, more) = read_batch(table, &mut place, &mut keys, &mut values)
+                .map_err(|error| fault("read the flows", &error))?;
+            for (key, flow) in keys.iter().zip(&values).take(read) {
+                each(FlowKeyValue::from_bytes(key), FlowData::from_bytes(flow));
+            }
+            if !more {
+                return Ok(());
             }
         }
-        Ok(flows)
     }
 }
 
@@ -136,20 +142,21 @@ impl Datapath for EbpfDatapath {
     }
 
     fn sweep(&mut self, each: &mut dyn FnMut(FlowStats)) -> Result<(), DatapathError> {
-        let flows = self.flows()?;
         let now = monotonic_ns()?;
-        for (key, flow) in &flows {
-            let idle = now.saturating_sub(flow.last_ns) > idle_ns(IpProto(key.proto), flow);
+        let mut over = Vec::new();
+        self.each_flow(|key, flow| {
+            let idle = now.saturating_sub(flow.last_ns) > idle_ns(IpProto(key.proto), &flow);
             let orphan = !self.endpoints.contains_key(&key.ifindex);
             let state = if idle || orphan {
+                over.push(key);
                 FlowState::Closed
             } else {
-                convert::state_of(flow)
+                convert::state_of(&flow)
             };
-            if idle || orphan {
-                absent_is_fine(self.maps.flows.remove(&key.to_bytes()), "remove a flow")?;
-            }
-            each(convert::flow_stats(key, flow, state));
+            each(convert::flow_stats(&key, &flow, state));
+        })?;
+        for key in over {
+            absent_is_fine(self.maps.flows.remove(&key.to_bytes()), "remove a flow")?;
         }
         self.gone.clear();
         Ok(())
@@ -174,7 +181,8 @@ impl Datapath for EbpfDatapath {
             .get(&0, 0)
             .map_err(|error| fault("read the lost events", &error))?;
         let bound = self.max_flows;
-        let flows = self.maps.flows.keys().take(bound).filter(Result::is_ok).count();
+        let mut flows = 0usize;
+        self.each_flow(|_, _| flows += 1)?;
         let capacity = &self.capacity;
         let room = |used: usize, capacity: usize| (used as u64, capacity as u64);
         Ok(DatapathStatus {

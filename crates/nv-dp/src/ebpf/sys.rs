@@ -1,16 +1,18 @@
-//! One system call that aya does not have: taking a link off its interface at once.
+//! System calls that aya does not have: taking a link off its interface at once, and reading many entries of a
+//! table at once.
 //!
 //! Removing a pin lets the kernel free the link later, after a grace period; until then the program is still there.
-#![allow(unsafe_code, reason = "bpf(2) has no safe wrapper for these two commands")]
+#![allow(unsafe_code, reason = "bpf(2) has no safe wrapper for these commands")]
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 /// `enum bpf_cmd` of linux/bpf.h.
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_LINK_DETACH: libc::c_long = 34;
 
 /// `union bpf_attr` as `BPF_OBJ_GET` reads it.
@@ -63,4 +65,66 @@ pub(super) fn detach_pinned(path: &Path) -> io::Result<()> {
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// `union bpf_attr` as the batch commands read it.
+#[repr(C)]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// Where a walk over a hash table stands: the bucket after the last one that was read.
+#[derive(Debug, Default)]
+pub(super) struct Place(Option<u32>);
+
+/// Reads the next entries of a hash table, whole buckets at a time, at most as many as both slices hold. Gives their number and
+/// whether more may follow. `K` and `V` must be of the table's sizes.
+///
+/// # Errors
+/// What the kernel says; `ENOSPC` when a bucket has more entries than the slices.
+pub(super) fn read_batch<const K: usize, const V: usize>(
+    map: BorrowedFd<'_>,
+    place: &mut Place,
+    keys: &mut [[u8; K]],
+    values: &mut [[u8; V]],
+) -> io::Result<(usize, bool)> {
+    let from = place.0;
+    let mut next = 0u32;
+    let mut batch = Batch {
+        in_batch: from.as_ref().map_or(0, |from| std::ptr::from_ref(from) as u64),
+        out_batch: &raw mut next as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: u32::try_from(keys.len().min(values.len())).unwrap_or(u32::MAX),
+        map_fd: map.as_raw_fd().unsigned_abs(),
+        elem_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: the attribute is a live struct of the size that is given; both slices and both numbers that it points to outlive
+    // the call and are as large as the table's keys and values times `count`.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_MAP_LOOKUP_BATCH,
+            &raw mut batch,
+            size_of::<Batch>(),
+        )
+    };
+    let read = usize::try_from(batch.count).unwrap_or(0).min(keys.len());
+    if done == 0 {
+        place.0 = Some(next);
+        return Ok((read, true));
+    }
+    let error = io::Error::last_os_error();
+    if error.raw_os_error() == Some(libc::ENOENT) {
+        return Ok((read, false));
+    }
+    Err(error)
 }
