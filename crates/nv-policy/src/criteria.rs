@@ -144,6 +144,24 @@ impl Selector {
         self.addresses.as_deref()
     }
 
+    /// A key of which every member has one of these exact values, if the criteria say so.
+    pub(crate) fn anchor(&self) -> Option<(&str, Vec<&str>)> {
+        self.buckets.iter().find_map(|(key, bucket)| {
+            let exact = |test: &'_ Test| match test {
+                Test::Glob(text) if !text.contains(['*', '?']) => Some(()),
+                _ => None,
+            };
+            if bucket.positive.is_empty() || bucket.positive.iter().any(|test| exact(test).is_none()) {
+                return None;
+            }
+            let values = bucket.positive.iter().filter_map(|test| match test {
+                Test::Glob(text) => Some(text.as_str()),
+                Test::Any | Test::Contains(_) | Test::Prefix(_) | Test::Regex(_) => None,
+            });
+            Some((key.as_str(), values.collect()))
+        })
+    }
+
     /// Whether the workload is a member.
     #[must_use]
     pub fn matches(&self, workload: &Workload) -> bool {
@@ -162,7 +180,7 @@ impl Selector {
     }
 }
 
-fn value<'a>(workload: &'a Workload, key: &str) -> Option<Cow<'a, str>> {
+pub(crate) fn value<'a>(workload: &'a Workload, key: &str) -> Option<Cow<'a, str>> {
     let text = match key {
         "image" => &workload.image,
         "node" => workload.node.as_str(),

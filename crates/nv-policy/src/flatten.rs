@@ -23,6 +23,22 @@ pub(crate) struct Cell {
     pub(crate) chain: Chain,
 }
 
+impl Cell {
+    /// What two ends have between them of which neither is managed.
+    pub(crate) fn open() -> Self {
+        let chain = Chain(vec![ChainEntry {
+            apps: AppMask::ANY,
+            decision: Decision::implicit(Verdict::Allow, Reason::Unmanaged),
+        }]);
+        Self {
+            proto: IpProto(0),
+            port: 0,
+            prefix_len: 0,
+            chain,
+        }
+    }
+}
+
 /// What a mode and the settings make of rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Judge {

@@ -77,6 +77,11 @@ pub(crate) fn service_group(workload: &Workload) -> Option<Group> {
     })
 }
 
+/// Whether this is the learned group of the workload's service, as it is made.
+pub(crate) fn is_service_group(group: &Group, workload: &Workload) -> bool {
+    service_group(workload).is_some_and(|own| own.kind == group.kind && own.criteria == group.criteria)
+}
+
 /// A rule from its texts, for tests, examples and tools.
 ///
 /// # Errors

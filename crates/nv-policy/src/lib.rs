@@ -35,10 +35,10 @@
 
 mod address;
 mod compile;
+mod compiler;
 mod criteria;
 mod explain;
 mod flatten;
-mod identity;
 mod input;
 mod learn;
 mod party;
@@ -49,6 +49,7 @@ mod validate;
 
 pub use address::{AddressSet, InvalidAddress};
 pub use compile::{CompileError, Compiled, Diagnostic, compile};
+pub use compiler::{Change, Compiler};
 pub use criteria::{InvalidCriterion, Selector};
 pub use explain::{Alternative, Explanation, Field, NearMiss, Query, Side, explain};
 pub use input::{PolicyInput, rule};

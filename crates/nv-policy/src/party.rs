@@ -105,22 +105,6 @@ impl<'a> Book<'a> {
         &self.problems
     }
 
-    pub(crate) const fn input(&self) -> &'a PolicyInput {
-        self.input
-    }
-
-    pub(crate) fn prefixes(&self) -> &[(IpPrefix, &'a GroupName)] {
-        &self.prefixes
-    }
-
-    pub(crate) const fn workload_addresses(&self) -> &BTreeMap<[u8; 16], &'a Workload> {
-        &self.workloads
-    }
-
-    pub(crate) const fn node_addresses(&self) -> &BTreeMap<[u8; 16], &'a NodeId> {
-        &self.nodes
-    }
-
     /// The workload as one end of a flow.
     #[must_use]
     pub fn workload(&self, workload: &Workload) -> Party {

@@ -15,7 +15,10 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::net::{IpAddr, Ipv6Addr};
 
-use crate::{ChainEntry, Direction, Identity, IpProto, MAX_CHAIN, Mode, Revision, WorkloadId};
+use crate::{
+    AppMask, ChainEntry, Decision, Direction, Identity, IpProto, MAX_CHAIN, Mode, Reason, Revision, Verdict,
+    WorkloadId,
+};
 
 /// An address as tables hold it: IPv4 as `::ffff:a.b.c.d` (RFC 4291, 2.5.5.2).
 #[must_use]
@@ -167,6 +170,15 @@ pub struct PortEntry {
 pub struct Chain(pub Vec<ChainEntry>);
 
 impl Chain {
+    /// Denies everything: what stands at a place that nothing names.
+    #[must_use]
+    pub fn closed() -> Self {
+        Self(alloc::vec![ChainEntry {
+            apps: AppMask::ANY,
+            decision: Decision::implicit(Verdict::Deny, Reason::Default),
+        }])
+    }
+
     /// Whether a datapath may take it.
     #[must_use]
     pub fn is_valid(&self) -> bool {
@@ -193,6 +205,112 @@ pub struct PolicyImage {
     pub ports: Vec<PortEntry>,
     /// Chains.
     pub decisions: Vec<Chain>,
+}
+
+/// What turns one image into another. Numbers that are put are put in place of what they stood for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct TablesDelta {
+    /// Revision of the image that comes of it.
+    pub revision: Revision,
+    /// Addresses that are new, or of another class.
+    pub put_addresses: Vec<AddressEntry>,
+    /// Prefixes that are not in the table any more.
+    pub del_addresses: Vec<IpPrefix>,
+    /// Workloads that are new, or of another class or mode.
+    pub put_locals: Vec<LocalEntry>,
+    /// Workloads that are gone.
+    pub del_locals: Vec<WorkloadId>,
+    /// Pairs that are new, or have another port table.
+    pub put_pairs: Vec<PairEntry>,
+    /// Pairs that are gone: local class, direction, peer class.
+    pub del_pairs: Vec<(Identity, Direction, Identity)>,
+    /// Port tables, each with all its entries.
+    pub put_tables: Vec<(PortTableId, Vec<PortEntry>)>,
+    /// Port tables that no pair names any more.
+    pub del_tables: Vec<PortTableId>,
+    /// Chains.
+    pub put_decisions: Vec<(DecisionId, Chain)>,
+    /// Chains that no port table names any more.
+    pub del_decisions: Vec<DecisionId>,
+}
+
+impl TablesDelta {
+    /// Whether it changes nothing but the revision.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Entries that it puts and removes; a port table counts with its entries.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        let tables: usize = self.put_tables.iter().map(|(_, entries)| entries.len()).sum();
+        self.put_addresses.len()
+            + self.del_addresses.len()
+            + self.put_locals.len()
+            + self.del_locals.len()
+            + self.put_pairs.len()
+            + self.del_pairs.len()
+            + tables
+            + self.del_tables.len()
+            + self.put_decisions.len()
+            + self.del_decisions.len()
+    }
+}
+
+impl PolicyImage {
+    /// Applies a delta. Places of removed chains are closed: nothing names them.
+    pub fn apply(&mut self, delta: &TablesDelta) {
+        self.revision = delta.revision;
+        let gone = |prefix: &IpPrefix| {
+            delta.del_addresses.contains(prefix)
+                || delta.put_addresses.iter().any(|new| new.prefix == *prefix)
+        };
+        self.addresses.retain(|entry| !gone(&entry.prefix));
+        self.addresses.extend_from_slice(&delta.put_addresses);
+        self.addresses.sort_unstable();
+        let gone = |id: &WorkloadId| {
+            delta.del_locals.contains(id) || delta.put_locals.iter().any(|new| new.workload == *id)
+        };
+        self.locals.retain(|entry| !gone(&entry.workload));
+        self.locals.extend_from_slice(&delta.put_locals);
+        self.locals.sort_unstable();
+        let key = |pair: &PairEntry| (pair.local, pair.direction, pair.peer);
+        let gone = |pair: &PairEntry| {
+            delta.del_pairs.contains(&key(pair)) || delta.put_pairs.iter().any(|new| key(new) == key(pair))
+        };
+        self.pairs.retain(|pair| !gone(pair));
+        self.pairs.extend_from_slice(&delta.put_pairs);
+        self.pairs.sort_unstable();
+        let gone = |table: PortTableId| {
+            delta.del_tables.contains(&table) || delta.put_tables.iter().any(|(new, _)| *new == table)
+        };
+        self.ports.retain(|entry| !gone(entry.table));
+        self.ports.extend(
+            delta
+                .put_tables
+                .iter()
+                .flat_map(|(_, entries)| entries.iter().copied()),
+        );
+        self.ports.sort_unstable();
+        for id in &delta.del_decisions {
+            while self.decisions.len() <= id.0 as usize {
+                self.decisions.push(Chain::closed());
+            }
+            if let Some(place) = self.decisions.get_mut(id.0 as usize) {
+                *place = Chain::closed();
+            }
+        }
+        for (id, chain) in &delta.put_decisions {
+            while self.decisions.len() <= id.0 as usize {
+                self.decisions.push(Chain::closed());
+            }
+            if let Some(place) = self.decisions.get_mut(id.0 as usize) {
+                place.clone_from(chain);
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ pub use ids::{
 #[cfg(feature = "alloc")]
 pub use image::{
     AddressEntry, Chain, DecisionId, IpPrefix, LocalEntry, PairEntry, PolicyImage, PortEntry, PortTableId,
-    v4_mapped,
+    TablesDelta, v4_mapped,
 };
 #[cfg(feature = "alloc")]
 pub use ports::{InvalidPorts, PortRange, PortSet, PortSpec};

@@ -1,0 +1,151 @@
+//! Classes of peers that no rule can tell apart; a class's number is its identity.
+
+use std::collections::BTreeSet;
+
+use nv_types::{Identity, Mode};
+
+use super::map::Map;
+use super::members::Gx;
+
+/// What makes a class: a workload or not, the groups that some rule speaks of, the mode.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct ClassKey {
+    pub(super) workload: bool,
+    /// Sorted.
+    pub(super) groups: Box<[Gx]>,
+    pub(super) mode: Option<Mode>,
+}
+
+impl ClassKey {
+    /// Place in [`Classes::alike`].
+    pub(super) const fn kind(&self) -> usize {
+        kind(self.workload, self.mode)
+    }
+}
+
+pub(super) const fn kind(workload: bool, mode: Option<Mode>) -> usize {
+    let mode = match mode {
+        None => 0,
+        Some(Mode::Discover) => 1,
+        Some(Mode::Monitor) => 2,
+        Some(Mode::Protect) => 3,
+    };
+    mode + if workload { 4 } else { 0 }
+}
+
+#[derive(Debug)]
+pub(super) struct Class {
+    pub(super) key: ClassKey,
+    /// Workloads, prefixes and addresses that are in it.
+    refs: u32,
+    /// Workloads of the compiler's node that are in it.
+    pub(super) locals: u32,
+}
+
+/// All classes. One that nobody is in keeps its number until [`Classes::bury`].
+#[derive(Debug, Default)]
+pub(super) struct Classes {
+    index: Map<ClassKey, Identity>,
+    slots: Vec<Option<Class>>,
+    free: BTreeSet<u32>,
+    /// Classes by [`kind`].
+    alike: [BTreeSet<Identity>; 8],
+    born: Vec<Identity>,
+    left: Vec<Identity>,
+}
+
+fn place(identity: Identity) -> usize {
+    identity.0 as usize - 1
+}
+
+impl Classes {
+    pub(super) fn get(&self, identity: Identity) -> Option<&Class> {
+        self.slots.get(identity.0.checked_sub(1)? as usize)?.as_ref()
+    }
+
+    fn get_mut(&mut self, identity: Identity) -> Option<&mut Class> {
+        self.slots.get_mut(identity.0.checked_sub(1)? as usize)?.as_mut()
+    }
+
+    /// Every class with its number.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Identity, &Class)> {
+        (1..)
+            .zip(&self.slots)
+            .filter_map(|(number, slot)| Some((Identity(number), slot.as_ref()?)))
+    }
+
+    pub(super) const fn alike(&self, kind: usize) -> &BTreeSet<Identity> {
+        &self.alike[kind]
+    }
+
+    /// One more is in the class; it is made if nobody was.
+    pub(super) fn enter(&mut self, key: ClassKey, local: bool) -> Identity {
+        let identity = match self.index.get(&key) {
+            Some(identity) => *identity,
+            None => self.make(key),
+        };
+        if let Some(class) = self.get_mut(identity) {
+            class.refs += 1;
+            class.locals += u32::from(local);
+        }
+        identity
+    }
+
+    fn make(&mut self, key: ClassKey) -> Identity {
+        let number = match self.free.pop_first() {
+            Some(number) => number,
+            None => {
+                self.slots.push(None);
+                u32::try_from(self.slots.len()).unwrap_or(u32::MAX)
+            }
+        };
+        let identity = Identity(number);
+        self.alike[key.kind()].insert(identity);
+        self.index.insert(key.clone(), identity);
+        self.slots[place(identity)] = Some(Class {
+            key,
+            refs: 0,
+            locals: 0,
+        });
+        self.born.push(identity);
+        identity
+    }
+
+    /// One has left the class.
+    pub(super) fn leave(&mut self, identity: Identity, local: bool) {
+        if let Some(class) = self.get_mut(identity) {
+            class.refs -= 1;
+            class.locals -= u32::from(local);
+            if class.refs == 0 {
+                self.left.push(identity);
+            }
+        }
+    }
+
+    /// Classes that were made since the last call.
+    pub(super) fn take_born(&mut self) -> Vec<Identity> {
+        std::mem::take(&mut self.born)
+    }
+
+    /// Removes the classes that nobody is in; their numbers are not used again before [`Classes::release`].
+    pub(super) fn bury(&mut self) -> Vec<(Identity, Class)> {
+        let mut gone = Vec::new();
+        for identity in std::mem::take(&mut self.left) {
+            if self.get(identity).is_some_and(|class| class.refs == 0)
+                && let Some(class) = self.slots[place(identity)].take()
+            {
+                self.alike[class.key.kind()].remove(&identity);
+                self.index.remove(&class.key);
+                gone.push((identity, class));
+            }
+        }
+        self.born
+            .retain(|born| gone.iter().all(|(identity, _)| identity != born));
+        gone
+    }
+
+    /// Numbers that may be used again.
+    pub(super) fn release(&mut self, numbers: impl IntoIterator<Item = Identity>) {
+        self.free.extend(numbers.into_iter().map(|identity| identity.0));
+    }
+}

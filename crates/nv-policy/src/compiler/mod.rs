@@ -1,0 +1,348 @@
+//! Compiling: a policy to the image of one node, and from then on every change to the difference that it makes.
+//!
+//! Groups know their members and workloads their groups, so that a workload that comes asks only the groups that may hold it.
+//! Workloads and prefixes that no rule can tell apart are a class; a class's number is its identity. For every class of
+//! the node's own workloads, and each direction, there is a row: a port table for any peer, and those peer classes for which
+//! another one holds. A change makes anew the rows that it can have touched and no others. Numbers of identities, port
+//! tables and chains stay what they are while what they stand for is in use.
+
+mod change;
+mod classes;
+mod journal;
+mod map;
+mod members;
+mod outside;
+mod rows;
+mod rules;
+mod settle;
+mod store;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nv_types::{
+    AddressEntry, Contention, GroupName, Identity, IpPrefix, LocalEntry, Mode, NodeId, PairEntry,
+    PolicyImage, PortTableId, Revision, RuleId, TablesDelta, WorkloadId, reserved,
+};
+
+pub use change::Change;
+pub(crate) use map::Map;
+
+use classes::Classes;
+use journal::Journal;
+use members::{Gx, Members, Wx};
+use outside::Outside;
+use rows::{Row, RowKey};
+use rules::Rules;
+use store::Store;
+
+use crate::compile::Diagnostic;
+use crate::input::PolicyInput;
+
+/// The compiler of one node: holds what it made, and takes changes.
+///
+/// ```
+/// use nv_policy::{Change, Compiler, PolicyInput, rule};
+/// use nv_types::{Action, Revision};
+///
+/// let mut input = PolicyInput::default();
+/// let mut compiler = Compiler::new(&input, &"n1".parse().unwrap(), Revision(1));
+/// let mut image = compiler.image();
+///
+/// input.rules.push(rule(1, "containers", "external", "tcp/443", Action::Allow).unwrap());
+/// let delta = compiler.update(&input, &[Change::Rule(nv_types::RuleId(1))], Revision(2));
+/// image.apply(&delta);
+/// assert_eq!(image, compiler.image());
+/// ```
+#[derive(Debug)]
+pub struct Compiler {
+    node: NodeId,
+    revision: Revision,
+    contention: Contention,
+    icmp_policy: bool,
+    new_service_mode: Mode,
+    members: Members,
+    rules: Rules,
+    outside: Outside,
+    classes: Classes,
+    rows: BTreeMap<RowKey, Row>,
+    store: Store,
+    /// Tables by the rules (their stamps) and the mode that make them; a table may be gone since.
+    made: Map<Recipe, (PortTableId, u32)>,
+    addresses: BTreeMap<IpPrefix, Identity>,
+    locals: BTreeMap<WorkloadId, (Identity, Mode)>,
+    /// The mode that most classes of workloads are in: peers of that mode need no entry.
+    majority: Mode,
+    refused: BTreeMap<RuleId, Vec<RuleId>>,
+    journal: Journal,
+    todo: Todo,
+}
+
+/// What a port table is made of: a mode (`None`: not policed) and the stamps of rules in order.
+type Recipe = (Option<Mode>, Box<[u32]>);
+
+/// What a change has touched and is not settled yet.
+#[derive(Debug, Default)]
+struct Todo {
+    workloads: BTreeSet<Wx>,
+    /// Groups that a rule began or ceased to speak of.
+    groups: BTreeSet<Gx>,
+    outside: bool,
+    addresses: BTreeSet<[u8; 16]>,
+    /// From and to groups of rules that came, changed, moved or went.
+    rules: BTreeSet<(Gx, Gx)>,
+    all_rows: bool,
+    rows: BTreeSet<RowKey>,
+}
+
+impl Compiler {
+    /// Compiles the whole input for a node.
+    #[must_use]
+    pub fn new(input: &PolicyInput, node: &NodeId, revision: Revision) -> Self {
+        let mut compiler = Self {
+            node: node.clone(),
+            revision,
+            contention: input.settings.contention,
+            icmp_policy: input.settings.icmp_policy,
+            new_service_mode: input.settings.new_service_mode,
+            members: Members::new(),
+            rules: Rules::default(),
+            outside: Outside::default(),
+            classes: Classes::default(),
+            rows: BTreeMap::new(),
+            store: Store::default(),
+            made: Map::default(),
+            addresses: BTreeMap::new(),
+            locals: BTreeMap::new(),
+            majority: input.settings.new_service_mode,
+            refused: BTreeMap::new(),
+            journal: Journal::default(),
+            todo: Todo::default(),
+        };
+        for name in input.groups.keys() {
+            compiler.members.put_group(input, name);
+        }
+        for at in 0..input.rules.len() {
+            compiler.put_rule_at(input, at);
+        }
+        for id in input.nodes.keys() {
+            compiler.outside.put_node(input, id);
+        }
+        for id in input.workloads.keys() {
+            let (_, number) = compiler.members.put_workload(input, node, id);
+            compiler.todo.workloads.extend(number);
+        }
+        compiler.outside.mode = input.modes.get(reserved::NODES).copied();
+        compiler.todo.outside = true;
+        compiler.settle();
+        compiler.journal = Journal::recording();
+        compiler.store.take_touched();
+        compiler
+    }
+
+    /// Takes changes: `input` is what holds now, `changes` name what may differ from the last time. One that names nothing
+    /// that differs costs little; one that is missing leaves what it stands for as it was.
+    pub fn update(&mut self, input: &PolicyInput, changes: &[Change], revision: Revision) -> TablesDelta {
+        let settings = (
+            input.settings.contention,
+            input.settings.icmp_policy,
+            input.settings.new_service_mode,
+        );
+        if changes.contains(&Change::All)
+            || settings != (self.contention, self.icmp_policy, self.new_service_mode)
+        {
+            let before = self.image();
+            *self = Self::new(input, &self.node.clone(), revision);
+            return journal::difference(&before, &self.image());
+        }
+        self.revision = revision;
+        self.admit_refused();
+        for change in changes {
+            self.take(input, change);
+        }
+        self.settle();
+        self.delta()
+    }
+
+    fn take(&mut self, input: &PolicyInput, change: &Change) {
+        match change {
+            Change::All => {}
+            Change::Node(id) => self.todo.outside |= self.outside.put_node(input, id),
+            Change::Group(name) => {
+                let (workloads, addresses) = self.members.put_group(input, name);
+                self.todo.workloads.extend(workloads);
+                self.todo.outside |= addresses;
+            }
+            Change::Mode(name) => {
+                if name.as_str() == reserved::NODES {
+                    self.outside.mode = input.modes.get(name).copied();
+                    self.todo.outside = true;
+                }
+                let members: Vec<Wx> = self.members.of_service(name).collect();
+                let mode = input.modes.get(name).copied().unwrap_or(self.new_service_mode);
+                for number in members {
+                    if let Some(workload) = self.members.workload_mut(number) {
+                        workload.mode = Some(mode);
+                        self.todo.workloads.insert(number);
+                    }
+                }
+            }
+            Change::Workload(id) => {
+                let (before, number) = self.members.put_workload(input, &self.node, id);
+                if let Some(before) = before {
+                    self.todo.addresses.extend(before.addresses);
+                    if before.local {
+                        self.set_local(id, None); // put again if it is still here
+                    }
+                    if let Some(class) = before.class {
+                        self.classes.leave(class, before.local);
+                    }
+                }
+                self.todo.workloads.extend(number);
+            }
+            Change::Rule(id) => {
+                self.remove_rule(*id);
+                if let Some(at) = input.rules.iter().position(|rule| rule.id == *id) {
+                    self.put_rule_at(input, at);
+                }
+            }
+            Change::Order => {
+                let moved = self.rules.reorder(&input.rules);
+                self.touch_rules(&moved);
+            }
+        }
+    }
+
+    fn put_rule_at(&mut self, input: &PolicyInput, at: usize) {
+        let Some(rule) = input.rules.get(at) else { return };
+        let (from, to) = (self.members.group(&rule.from), self.members.group(&rule.to));
+        for group in [from, to] {
+            self.members.groups[group as usize].named += 1;
+        }
+        let Some((number, moved)) = self.rules.insert(&input.rules, at, from, to) else {
+            return;
+        };
+        self.touch_rules(&moved);
+        if !rule.disable {
+            self.enforce(number, from, to);
+        }
+    }
+
+    fn touch_rules(&mut self, rules: &[members::Rx]) {
+        for rule in rules.iter().filter_map(|rule| self.rules.get(*rule)) {
+            self.todo.rules.insert((rule.from, rule.to));
+        }
+    }
+
+    fn enforce(&mut self, number: members::Rx, from: Gx, to: Gx) {
+        self.members.groups[from as usize].from.push(number);
+        self.members.groups[to as usize].to.push(number);
+        self.todo.groups.extend([from, to]);
+        self.todo.rules.insert((from, to));
+    }
+
+    fn release(&mut self, number: members::Rx, from: Gx, to: Gx) {
+        self.members.groups[from as usize]
+            .from
+            .retain(|rule| *rule != number);
+        self.members.groups[to as usize].to.retain(|rule| *rule != number);
+        self.todo.groups.extend([from, to]);
+        self.todo.rules.insert((from, to));
+    }
+
+    fn remove_rule(&mut self, id: RuleId) {
+        let Some(number) = self.rules.number(id) else {
+            return;
+        };
+        if let Some(slot) = self.rules.remove(id) {
+            if slot.in_force() {
+                self.release(number, slot.from, slot.to);
+            }
+            for group in [slot.from, slot.to] {
+                self.members.groups[group as usize].named -= 1;
+                self.todo.groups.insert(group);
+            }
+        }
+    }
+
+    /// The image as it is now. Lists are sorted; numbers have gaps where something went.
+    #[must_use]
+    pub fn image(&self) -> PolicyImage {
+        let address = |(prefix, identity): (&IpPrefix, &Identity)| AddressEntry {
+            prefix: *prefix,
+            identity: *identity,
+        };
+        let local = |(workload, (identity, mode)): (&WorkloadId, &(Identity, Mode))| LocalEntry {
+            workload: workload.clone(),
+            identity: *identity,
+            mode: *mode,
+        };
+        let pairs = self.rows.iter().flat_map(|((local, direction), row)| {
+            row.pairs().map(|(peer, ports)| PairEntry {
+                local: *local,
+                direction: *direction,
+                peer,
+                ports,
+            })
+        });
+        PolicyImage {
+            revision: self.revision,
+            addresses: self.addresses.iter().map(address).collect(),
+            locals: self.locals.iter().map(local).collect(),
+            pairs: pairs.collect(),
+            ports: self.store.ports(),
+            decisions: self.store.decisions(),
+        }
+    }
+
+    /// What each identity stands for: the groups that rules speak of, and the mode.
+    #[must_use]
+    pub fn identities(&self) -> BTreeMap<Identity, (Vec<GroupName>, Option<Mode>)> {
+        self.classes
+            .iter()
+            .map(|(identity, class)| {
+                let names = class.key.groups.iter();
+                let mut names: Vec<_> = names
+                    .map(|group| self.members.groups[*group as usize].name.clone())
+                    .collect();
+                names.sort_unstable();
+                (identity, (names, class.key.mode))
+            })
+            .collect()
+    }
+
+    /// Rules that are not in force because a chain has no room for them, each with those that it met, in order.
+    #[must_use]
+    pub const fn refused(&self) -> &BTreeMap<RuleId, Vec<RuleId>> {
+        &self.refused
+    }
+
+    /// What an administrator should know; the rest of the policy holds.
+    #[must_use]
+    pub fn diagnostics(&self) -> Vec<Diagnostic> {
+        let mut found: Vec<_> = self
+            .members
+            .problems()
+            .map(|(name, problem)| Diagnostic::Group {
+                name: name.clone(),
+                problem: problem.clone(),
+            })
+            .collect();
+        let mut rules: Vec<_> = self.rules.iter().map(|(_, slot)| slot).collect();
+        rules.sort_unstable_by_key(|slot| slot.rank);
+        for slot in rules {
+            for group in [slot.from, slot.to] {
+                if !self.members.is_defined(group) {
+                    found.push(Diagnostic::UnknownGroup {
+                        rule: slot.rule.id,
+                        name: self.members.groups[group as usize].name.clone(),
+                    });
+                }
+            }
+        }
+        found.extend(self.refused.iter().map(|(rule, meeting)| Diagnostic::Refused {
+            rule: *rule,
+            meeting: meeting.clone(),
+        }));
+        found
+    }
+}

@@ -1,0 +1,276 @@
+//! What a local class does with every peer class, in one direction.
+
+use std::collections::BTreeSet;
+
+use nv_types::{Direction, Identity, Mode, PortTableId, Rule, RuleId, effective_mode};
+
+use super::Compiler;
+use super::classes::{ClassKey, kind};
+use super::members::{Gx, Rx};
+use super::rules::Place;
+use crate::flatten::{Cell, Judge, flatten};
+
+/// A local class and a direction.
+pub(super) type RowKey = (Identity, Direction);
+
+/// One row of pairs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    /// What holds for every peer class that is not listed.
+    pub(super) any: PortTableId,
+    /// Peer classes that it does not hold for, sorted.
+    pub(super) entries: Vec<(Identity, PortTableId)>,
+}
+
+impl Row {
+    /// Every pair of the row, ANY first.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (Identity, PortTableId)> + '_ {
+        std::iter::once((Identity::ANY, self.any)).chain(self.entries.iter().copied())
+    }
+}
+
+/// A chain that would be too long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Overflow {
+    /// Where the first rule stands that has no room.
+    pub(super) place: Place,
+    /// That rule.
+    pub(super) rule: Rx,
+    /// All that meet there.
+    pub(super) meeting: Vec<RuleId>,
+}
+
+/// Rules that speak of a class on its side of a direction.
+struct Near {
+    /// Those that name all workloads on the other.
+    everybody: Vec<(Place, Rx)>,
+    /// The others, with the group that they name there.
+    far: Vec<(Gx, Place, Rx)>,
+}
+
+impl Compiler {
+    /// All of a row, from nothing.
+    pub(super) fn row(&mut self, (local, direction): RowKey) -> Result<Option<Row>, Overflow> {
+        let Some(class) = self.classes.get(local) else {
+            return Ok(None);
+        };
+        let key = class.key.clone();
+        let near = self.near(&key, direction);
+        let typical = self.between(key.mode, Some(self.majority));
+        let any = self.table(&near.everybody, typical)?;
+        let mut touched: Vec<(Identity, Place, Rx)> = near
+            .far
+            .iter()
+            .flat_map(|(group, place, rule)| {
+                let classes = &self.members.groups[*group as usize].classes;
+                classes.iter().map(|class| (*class, *place, *rule))
+            })
+            .collect();
+        touched.sort_unstable();
+        let mut entries = Vec::new();
+        let mut seen = Vec::new();
+        for run in touched.chunk_by(|a, b| a.0 == b.0) {
+            let Some((peer, mode, workload)) = run.first().and_then(|(peer, _, _)| {
+                let class = self.classes.get(*peer)?;
+                Some((*peer, class.key.mode, class.key.workload))
+            }) else {
+                continue;
+            };
+            let mut rules: Vec<_> = run.iter().map(|(_, place, rule)| (*place, *rule)).collect();
+            if workload && !near.everybody.is_empty() {
+                rules.extend_from_slice(&near.everybody);
+                rules.sort_unstable();
+            }
+            let table = self.table(&rules, self.between(key.mode, mode))?;
+            seen.push(peer);
+            if table != any {
+                entries.push((peer, table));
+            }
+        }
+        for (workload, mode) in kinds() {
+            let between = self.between(key.mode, mode);
+            if between == typical && (workload || near.everybody.is_empty()) {
+                continue;
+            }
+            if self.classes.alike(kind(workload, mode)).is_empty() {
+                continue;
+            }
+            let rules: &[_] = if workload { &near.everybody } else { &[] };
+            let table = self.table(rules, between)?;
+            if table != any {
+                let alike = self.classes.alike(kind(workload, mode)).iter();
+                let others = alike.filter(|class| seen.binary_search(class).is_err());
+                entries.extend(others.map(|class| (*class, table)));
+            }
+        }
+        entries.sort_unstable();
+        Ok(Some(Row { any, entries }))
+    }
+
+    /// The table of one pair.
+    pub(super) fn pair(
+        &mut self,
+        (local, direction): RowKey,
+        peer: Identity,
+    ) -> Result<Option<PortTableId>, Overflow> {
+        let (Some(class), Some(other)) = (self.classes.get(local), self.classes.get(peer)) else {
+            return Ok(None);
+        };
+        let mode = self.between(class.key.mode, other.key.mode);
+        let near = self.near(&class.key, direction);
+        let mut rules = if other.key.workload {
+            near.everybody
+        } else {
+            Vec::new()
+        };
+        let named = near
+            .far
+            .iter()
+            .filter(|(group, _, _)| other.key.groups.binary_search(group).is_ok());
+        rules.extend(named.map(|(_, place, rule)| (*place, *rule)));
+        rules.sort_unstable();
+        self.table(&rules, mode).map(Some)
+    }
+
+    /// Rows in which a class that has just been made may stand apart.
+    pub(super) fn rows_with(&self, peer: Identity) -> BTreeSet<RowKey> {
+        let mut rows = BTreeSet::new();
+        let Some(class) = self.classes.get(peer) else {
+            return rows;
+        };
+        for group in class
+            .key
+            .groups
+            .iter()
+            .filter(|group| **group != self.members.containers)
+        {
+            let slot = &self.members.groups[*group as usize];
+            for (list, direction) in [(&slot.from, Direction::Ingress), (&slot.to, Direction::Egress)] {
+                for rule in list.iter().filter_map(|rule| self.rules.get(*rule)) {
+                    let near = if direction == Direction::Ingress {
+                        rule.to
+                    } else {
+                        rule.from
+                    };
+                    rows.extend(self.locals_of(near).map(|local| (local, direction)));
+                }
+            }
+        }
+        let speaks_of_all =
+            !class.key.workload && self.members.groups[self.members.containers as usize].is_spoken();
+        for key in self.rows.keys() {
+            let Some(local) = self.classes.get(key.0) else {
+                continue;
+            };
+            let mode = local.key.mode;
+            if speaks_of_all || self.between(mode, class.key.mode) != self.between(mode, Some(self.majority))
+            {
+                rows.insert(*key);
+            }
+        }
+        rows
+    }
+
+    /// Classes of the node's own workloads in a group.
+    pub(super) fn locals_of(&self, group: Gx) -> impl Iterator<Item = Identity> + '_ {
+        let classes = self.members.groups[group as usize].classes.iter();
+        classes
+            .copied()
+            .filter(|class| self.classes.get(*class).is_some_and(|class| class.locals > 0))
+    }
+
+    fn between(&self, local: Option<Mode>, peer: Option<Mode>) -> Option<Mode> {
+        effective_mode(local, peer, self.contention)
+    }
+
+    fn near(&self, class: &ClassKey, direction: Direction) -> Near {
+        let mut near = Near {
+            everybody: Vec::new(),
+            far: Vec::new(),
+        };
+        for group in &class.groups {
+            let slot = &self.members.groups[*group as usize];
+            let list = match direction {
+                Direction::Egress => &slot.from,
+                Direction::Ingress => &slot.to,
+            };
+            for number in list {
+                let Some(rule) = self.rules.get(*number) else {
+                    continue;
+                };
+                let far = match direction {
+                    Direction::Egress => rule.to,
+                    Direction::Ingress => rule.from,
+                };
+                if far == self.members.containers {
+                    near.everybody.push((rule.place(), *number));
+                } else {
+                    near.far.push((far, rule.place(), *number));
+                }
+            }
+        }
+        near.everybody.sort_unstable();
+        near
+    }
+
+    /// The table that these rules make in a mode; `None`: not policed.
+    fn table(&mut self, rules: &[(Place, Rx)], mode: Option<Mode>) -> Result<PortTableId, Overflow> {
+        let slots: Vec<_> = if mode.is_some() {
+            rules
+                .iter()
+                .filter_map(|(_, rule)| self.rules.get(*rule))
+                .collect()
+        } else {
+            Vec::new()
+        };
+        let key: Box<[u32]> = slots.iter().map(|slot| slot.stamp).collect();
+        if let Some((table, generation)) = self.made.get(&(mode, key.clone()))
+            && self.store.is_live(*table, *generation)
+        {
+            return Ok(*table);
+        }
+        let cells = match mode {
+            None => vec![Cell::open()],
+            Some(mode) => {
+                let list: Vec<&Rule> = slots.iter().map(|slot| &slot.rule).collect();
+                let judge = Judge {
+                    mode,
+                    icmp_policy: self.icmp_policy,
+                };
+                flatten(&list, judge).map_err(|error| self.overflow(error.rules))?
+            }
+        };
+        let made = self.store.table(cells);
+        self.made.insert((mode, key), made);
+        Ok(made.0)
+    }
+
+    fn overflow(&self, meeting: Vec<RuleId>) -> Overflow {
+        let first = meeting
+            .get(nv_types::MAX_CHAIN - 1)
+            .and_then(|id| self.rules.number(*id))
+            .unwrap_or_default();
+        let place = self
+            .rules
+            .get(first)
+            .map_or((nv_types::Tier::Learned, 0), super::rules::RuleSlot::place);
+        Overflow {
+            place,
+            rule: first,
+            meeting,
+        }
+    }
+}
+
+fn kinds() -> impl Iterator<Item = (bool, Option<Mode>)> {
+    [false, true].into_iter().flat_map(|workload| {
+        [
+            None,
+            Some(Mode::Discover),
+            Some(Mode::Monitor),
+            Some(Mode::Protect),
+        ]
+        .into_iter()
+        .map(move |mode| (workload, mode))
+    })
+}

@@ -1,0 +1,231 @@
+//! Port tables and chains, each stored once and counted.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nv_types::{Chain, DecisionId, IpProto, PortEntry, PortTableId};
+
+use super::map::Map;
+use crate::flatten::Cell;
+
+/// A cell by its chain's number.
+type Row = (IpProto, u16, u8, DecisionId);
+
+#[derive(Debug)]
+struct Table {
+    rows: Vec<Row>,
+    refs: u32,
+    /// Which of the tables that had this number.
+    generation: u32,
+}
+
+/// All port tables and chains. What is not used any more goes at [`Store::sweep`].
+#[derive(Debug, Default)]
+pub(super) struct Store {
+    tables: Vec<Option<Table>>,
+    generations: Vec<u32>,
+    by_rows: Map<Vec<Row>, PortTableId>,
+    free_tables: BTreeSet<u32>,
+    chains: Vec<Option<(Chain, u32)>>,
+    by_chain: Map<Chain, DecisionId>,
+    free_chains: BTreeSet<u32>,
+    /// Tables whose count fell to zero.
+    idle: Vec<PortTableId>,
+    /// What was made or removed since the last [`Store::take_touched`].
+    touched_tables: BTreeSet<PortTableId>,
+    touched_chains: BTreeSet<DecisionId>,
+}
+
+fn number(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
+}
+
+impl Store {
+    /// The table with these cells, and its generation. Whoever keeps the number calls [`Store::hold`].
+    pub(super) fn table(&mut self, cells: Vec<Cell>) -> (PortTableId, u32) {
+        let rows: Vec<Row> = cells
+            .into_iter()
+            .map(|cell| (cell.proto, cell.port, cell.prefix_len, self.chain(cell.chain)))
+            .collect();
+        if let Some(id) = self.by_rows.get(&rows) {
+            return (*id, self.generation(*id));
+        }
+        for (_, _, _, chain) in &rows {
+            if let Some(Some((_, refs))) = self.chains.get_mut(chain.0 as usize) {
+                *refs += 1;
+            }
+        }
+        let id = match self.free_tables.pop_first() {
+            Some(id) => id,
+            None => {
+                self.tables.push(None);
+                self.generations.push(0);
+                number(self.tables.len() - 1)
+            }
+        };
+        let generation = &mut self.generations[id as usize];
+        *generation = generation.wrapping_add(1);
+        let generation = *generation;
+        let id = PortTableId(id);
+        self.by_rows.insert(rows.clone(), id);
+        self.tables[id.0 as usize] = Some(Table {
+            rows,
+            refs: 0,
+            generation,
+        });
+        self.touched_tables.insert(id);
+        self.idle.push(id);
+        (id, generation)
+    }
+
+    fn chain(&mut self, chain: Chain) -> DecisionId {
+        if let Some(id) = self.by_chain.get(&chain) {
+            return *id;
+        }
+        let id = match self.free_chains.pop_first() {
+            Some(id) => id,
+            None => {
+                self.chains.push(None);
+                number(self.chains.len() - 1)
+            }
+        };
+        let id = DecisionId(id);
+        self.by_chain.insert(chain.clone(), id);
+        self.chains[id.0 as usize] = Some((chain, 0));
+        self.touched_chains.insert(id);
+        id
+    }
+
+    fn generation(&self, id: PortTableId) -> u32 {
+        self.tables
+            .get(id.0 as usize)
+            .and_then(Option::as_ref)
+            .map_or(0, |table| table.generation)
+    }
+
+    /// Whether the number still means the table of that generation.
+    pub(super) fn is_live(&self, id: PortTableId, generation: u32) -> bool {
+        generation != 0 && self.generation(id) == generation
+    }
+
+    /// One more pair names the table.
+    pub(super) fn hold(&mut self, id: PortTableId) {
+        if let Some(Some(table)) = self.tables.get_mut(id.0 as usize) {
+            table.refs += 1;
+        }
+    }
+
+    /// One pair less names the table.
+    pub(super) fn drop(&mut self, id: PortTableId) {
+        if let Some(Some(table)) = self.tables.get_mut(id.0 as usize) {
+            table.refs -= 1;
+            if table.refs == 0 {
+                self.idle.push(id);
+            }
+        }
+    }
+
+    /// Removes the tables that no pair names, and chains that no table names.
+    pub(super) fn sweep(&mut self) {
+        for id in std::mem::take(&mut self.idle) {
+            let place = id.0 as usize;
+            if !matches!(self.tables.get(place), Some(Some(table)) if table.refs == 0) {
+                continue;
+            }
+            let Some(table) = self.tables[place].take() else {
+                continue;
+            };
+            self.by_rows.remove(&table.rows);
+            self.free_tables.insert(id.0);
+            self.touched_tables.insert(id);
+            for (_, _, _, chain) in table.rows {
+                self.drop_chain(chain);
+            }
+        }
+    }
+
+    fn drop_chain(&mut self, id: DecisionId) {
+        let place = id.0 as usize;
+        let Some(Some((_, refs))) = self.chains.get_mut(place) else {
+            return;
+        };
+        *refs -= 1;
+        if *refs == 0
+            && let Some((chain, _)) = self.chains[place].take()
+        {
+            self.by_chain.remove(&chain);
+            self.free_chains.insert(id.0);
+            self.touched_chains.insert(id);
+        }
+    }
+
+    /// Live tables.
+    pub(super) fn tables(&self) -> usize {
+        self.by_rows.len()
+    }
+
+    fn entries(id: PortTableId, table: &Table) -> impl Iterator<Item = PortEntry> + '_ {
+        table
+            .rows
+            .iter()
+            .map(move |(proto, port, prefix_len, decision)| PortEntry {
+                table: id,
+                proto: *proto,
+                port: *port,
+                prefix_len: *prefix_len,
+                decision: *decision,
+            })
+    }
+
+    /// All entries of all tables, sorted.
+    pub(super) fn ports(&self) -> Vec<PortEntry> {
+        let mut ports: Vec<_> = (0..)
+            .zip(&self.tables)
+            .filter_map(|(id, table)| Some((PortTableId(id), table.as_ref()?)))
+            .flat_map(|(id, table)| Self::entries(id, table))
+            .collect();
+        ports.sort_unstable();
+        ports
+    }
+
+    /// All chains by number; free numbers are closed.
+    pub(super) fn decisions(&self) -> Vec<Chain> {
+        self.chains
+            .iter()
+            .map(|slot| {
+                slot.as_ref()
+                    .map_or_else(Chain::closed, |(chain, _)| chain.clone())
+            })
+            .collect()
+    }
+
+    /// Tables and chains that were made or removed: with what they are now, `None` for nothing.
+    pub(super) fn take_touched(&mut self) -> Touched {
+        let tables = std::mem::take(&mut self.touched_tables)
+            .into_iter()
+            .map(|id| {
+                let table = self.tables.get(id.0 as usize).and_then(Option::as_ref);
+                let entries = table.map(|table| {
+                    let mut entries: Vec<_> = Self::entries(id, table).collect();
+                    entries.sort_unstable();
+                    entries
+                });
+                (id, entries)
+            })
+            .collect();
+        let chains = std::mem::take(&mut self.touched_chains)
+            .into_iter()
+            .map(|id| {
+                let chain = self.chains.get(id.0 as usize).and_then(Option::as_ref);
+                (id, chain.map(|(chain, _)| chain.clone()))
+            })
+            .collect();
+        Touched { tables, chains }
+    }
+}
+
+/// See [`Store::take_touched`].
+#[derive(Debug)]
+pub(super) struct Touched {
+    pub(super) tables: BTreeMap<PortTableId, Option<Vec<PortEntry>>>,
+    pub(super) chains: BTreeMap<DecisionId, Option<Chain>>,
+}
