@@ -50,38 +50,46 @@ pub fn criterion_folder() -> PathBuf {
     folder().join("criterion")
 }
 
-/// What criterion measured in a group: medians in nanoseconds, by `FUNCTION_PARAMETER`.
+/// What criterion measured in a group: medians in nanoseconds, by `FUNCTION` or `FUNCTION_PARAMETER`.
 ///
 /// # Errors
 /// When its files cannot be read.
 pub fn from_criterion(group: &str) -> anyhow::Result<Vec<Figure>> {
     let mut figures = Vec::new();
+    let name = |path: &Path| {
+        path.file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .replace('-', "_")
+    };
     for function in folders(&criterion_folder().join(group))? {
+        figures.extend(estimate(&function, name(&function))?);
         for parameter in folders(&function)? {
-            // Where there is no parameter, this level holds the samples already.
-            let path = parameter.join("new/estimates.json");
-            if !path.is_file() {
-                continue;
-            }
-            let estimates: Estimates = serde_json::from_slice(&fs::read(&path)?)
-                .with_context(|| format!("cannot read {}", path.display()))?;
-            let name = |path: &Path| {
-                path.file_name()
-                    .unwrap_or_default()
-                    .to_string_lossy()
-                    .replace('-', "_")
-            };
-            figures.push(Figure {
-                name: format!("{}_{}", name(&function), name(&parameter)),
-                value: estimates.median.point_estimate,
-                unit: "ns",
-                baseline: None,
-                ratio: None,
-                runs: 100,
-            });
+            figures.extend(estimate(
+                &parameter,
+                format!("{}_{}", name(&function), name(&parameter)),
+            )?);
         }
     }
     Ok(figures)
+}
+
+/// The newest samples in a folder, if it has any.
+fn estimate(folder: &Path, name: String) -> anyhow::Result<Option<Figure>> {
+    let path = folder.join("new/estimates.json");
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let estimates: Estimates = serde_json::from_slice(&fs::read(&path)?)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(Some(Figure {
+        name,
+        value: estimates.median.point_estimate,
+        unit: "ns",
+        baseline: None,
+        ratio: None,
+        runs: 100,
+    }))
 }
 
 #[derive(serde::Deserialize)]

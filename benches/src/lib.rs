@@ -1,6 +1,8 @@
 //! Benches of nv: figures, traffic and policies that the benches share. See README.md for the method.
 
+pub mod cluster;
 pub mod figure;
+pub mod growth;
 pub mod nft;
 pub mod product;
 pub mod scenario;

@@ -1,6 +1,6 @@
 //! Policy: from a flow to its ruling, by the tables of the slot in force.
 
-use nv_types::{Application, ChainStep, Direction, IpProto, Reason, Verdict, walk};
+use nv_types::{Application, ChainStep, Direction, Identity, IpProto, Reason, Verdict, walk};
 
 use crate::layout::{
     AddressValue, ChainValue, FAILSAFE_TABLE, FlowKeyValue, LocalView, OwnKey, PairKey, slot_bit,
@@ -77,7 +77,11 @@ fn look_up<T: Tables>(
     };
     let mut table = tables.pair(&pair);
     if table.is_none() {
-        pair.peer = 0;
+        pair.peer = Identity(peer.identity).any_of_kind().0;
+        table = tables.pair(&pair);
+    }
+    if table.is_none() && pair.peer != Identity::ANY.0 {
+        pair.peer = Identity::ANY.0;
         table = tables.pair(&pair);
     }
     let found = table

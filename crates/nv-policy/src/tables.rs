@@ -1,23 +1,28 @@
 //! Looking up in an image, in user space: for simulation, tests and benches.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 
 use nv_types::{
-    Application, Chain, ChainStep, Decision, Direction, Identity, IpProto, Mode, PolicyImage, PortTableId,
-    WorkloadId, v4_mapped, walk,
+    Application, Chain, ChainStep, Decision, Direction, Identity, IpProto, Mode, PolicyImage, PortEntry,
+    PortTableId, WorkloadId, v4_mapped, walk,
 };
+
+use crate::compiler::Map;
 
 /// An image, indexed.
 #[derive(Debug)]
 pub struct Tables {
-    /// By prefix length, longest first.
-    addresses: Vec<(u8, HashMap<u128, Identity>)>,
-    locals: HashMap<WorkloadId, (Identity, Mode)>,
-    pairs: HashMap<(Identity, Direction, Identity), PortTableId>,
-    ports: HashMap<(PortTableId, u8, u32), u32>,
-    /// Which prefix lengths a table has, as bits.
-    lengths: HashMap<PortTableId, u32>,
+    /// Single addresses.
+    hosts: Map<u128, Identity>,
+    /// Prefixes by their length, longest first.
+    prefixes: Vec<(u8, Map<u128, Identity>)>,
+    locals: Map<WorkloadId, (Identity, Mode)>,
+    /// Ingress, egress: port table by local class (upper half) and peer class.
+    pairs: [Map<u64, PortTableId>; 2],
+    /// Where each port table's spans are.
+    ports: Vec<(u32, u32)>,
+    /// Spans of (protocol, port): where one begins, and its decision up to the next.
+    spans: Vec<(u32, u32)>,
     decisions: Vec<Chain>,
 }
 
@@ -45,13 +50,43 @@ const fn mask(len: u8) -> u128 {
     if len == 0 { 0 } else { u128::MAX << (128 - len) }
 }
 
-/// The bits of (protocol, port) that a prefix length keeps.
-const fn key(proto: IpProto, port: u16, len: u8) -> u32 {
-    let bits = (proto.0 as u32) << 16 | port as u32;
-    if len == 0 {
-        0
-    } else {
-        bits & (u32::MAX << (24 - len))
+const fn pair(local: Identity, peer: Identity) -> u64 {
+    (local.0 as u64) << 32 | peer.0 as u64
+}
+
+/// (protocol, port) as one number of 24 bits.
+const fn key(proto: IpProto, port: u16) -> u32 {
+    (proto.0 as u32) << 16 | port as u32
+}
+
+/// Nested prefixes as spans side by side, each with the decision of the longest prefix that holds it.
+fn spread(entries: &mut [PortEntry], spans: &mut Vec<(u32, u32)>) {
+    const END: u32 = 1 << 24;
+    let first = spans.len();
+    let mut begin = |at: u32, decision: u32| match spans.get_mut(first..).and_then(|own| own.last_mut()) {
+        Some(last) if last.0 == at => last.1 = decision,
+        Some(last) if last.1 == decision => {}
+        _ => spans.push((at, decision)),
+    };
+    entries.sort_unstable_by_key(|entry| (key(entry.proto, entry.port), entry.prefix_len));
+    let mut enclosing: Vec<(u32, u32)> = Vec::new();
+    for entry in entries.iter() {
+        let at = key(entry.proto, entry.port);
+        while let Some((end, _)) = enclosing.pop_if(|(end, _)| *end <= at) {
+            if let Some((_, decision)) = enclosing.last() {
+                begin(end, *decision);
+            }
+        }
+        begin(at, entry.decision.0);
+        let size = END >> entry.prefix_len.min(24);
+        enclosing.push((at + size, entry.decision.0));
+    }
+    while let Some((end, _)) = enclosing.pop() {
+        if let Some((_, decision)) = enclosing.last()
+            && end < END
+        {
+            begin(end, *decision);
+        }
     }
 }
 
@@ -59,40 +94,43 @@ impl Tables {
     /// Indexes an image.
     #[must_use]
     pub fn new(image: &PolicyImage) -> Self {
-        let mut by_len: HashMap<u8, HashMap<u128, Identity>> = HashMap::new();
+        let mut hosts = Map::default();
+        let mut by_len: std::collections::BTreeMap<u8, Map<u128, Identity>> =
+            std::collections::BTreeMap::new();
         for entry in &image.addresses {
-            by_len
-                .entry(entry.prefix.len)
-                .or_default()
-                .insert(u128::from_be_bytes(entry.prefix.addr), entry.identity);
+            let addresses = if entry.prefix.len == 128 {
+                &mut hosts
+            } else {
+                by_len.entry(entry.prefix.len).or_default()
+            };
+            addresses.insert(u128::from_be_bytes(entry.prefix.addr), entry.identity);
         }
-        let mut addresses: Vec<_> = by_len.into_iter().collect();
-        addresses.sort_by_key(|(len, _)| std::cmp::Reverse(*len));
-        let mut ports = HashMap::with_capacity(image.ports.len());
-        let mut lengths: HashMap<_, u32> = HashMap::new();
-        for entry in &image.ports {
-            let place = (
-                entry.table,
-                entry.prefix_len,
-                key(entry.proto, entry.port, entry.prefix_len),
-            );
-            ports.insert(place, entry.decision.0);
-            *lengths.entry(entry.table).or_default() |= 1 << entry.prefix_len;
+        let mut pairs = [Map::default(), Map::default()];
+        for entry in &image.pairs {
+            pairs[entry.direction as usize].insert(pair(entry.local, entry.peer), entry.ports);
+        }
+        let mut entries = image.ports.clone();
+        entries.sort_unstable_by_key(|entry| entry.table);
+        let (mut ports, mut spans) = (Vec::new(), Vec::new());
+        for table in entries.chunk_by_mut(|a, b| a.table == b.table) {
+            let number = table.first().map_or(0, |entry| entry.table.0 as usize);
+            let first = spans.len();
+            spread(table, &mut spans);
+            let place = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+            ports.resize(number, (0, 0));
+            ports.push((place(first), place(spans.len())));
         }
         Self {
-            addresses,
+            hosts,
+            prefixes: by_len.into_iter().rev().collect(),
             locals: image
                 .locals
                 .iter()
                 .map(|local| (local.workload.clone(), (local.identity, local.mode)))
                 .collect(),
-            pairs: image
-                .pairs
-                .iter()
-                .map(|pair| ((pair.local, pair.direction, pair.peer), pair.ports))
-                .collect(),
+            pairs,
             ports,
-            lengths,
+            spans,
             decisions: image.decisions.clone(),
         }
     }
@@ -101,7 +139,10 @@ impl Tables {
     #[must_use]
     pub fn identity(&self, address: IpAddr) -> Identity {
         let address = u128::from_be_bytes(v4_mapped(address));
-        self.addresses
+        if let Some(identity) = self.hosts.get(&address) {
+            return *identity;
+        }
+        self.prefixes
             .iter()
             .find_map(|(len, map)| map.get(&(address & mask(*len))).copied())
             .unwrap_or(Identity::ANY)
@@ -140,23 +181,22 @@ impl Tables {
         port: u16,
         app: Option<Application>,
     ) -> Option<Judgement<'_>> {
-        let table = *self
-            .pairs
-            .get(&(local, direction, peer))
-            .or_else(|| self.pairs.get(&(local, direction, Identity::ANY)))?;
-        let proto = proto.for_policy();
-        let mut lengths = *self.lengths.get(&table)?;
-        while lengths != 0 {
-            let len = u8::try_from(31 - lengths.leading_zeros()).unwrap_or(0);
-            if let Some(id) = self.ports.get(&(table, len, key(proto, port, len))) {
-                let chain = self.decisions.get(usize::try_from(*id).ok()?)?;
-                return Some(Judgement {
-                    chain,
-                    step: walk(chain.0.iter().copied(), app),
-                });
-            }
-            lengths &= !(1 << len);
-        }
-        None
+        let pairs = &self.pairs[direction as usize];
+        let table = pairs
+            .get(&pair(local, peer))
+            .or_else(|| pairs.get(&pair(local, peer.any_of_kind())))
+            .or_else(|| pairs.get(&pair(local, Identity::ANY)))?;
+        let (first, end) = *self.ports.get(table.0 as usize)?;
+        let spans = self.spans.get(first as usize..end as usize)?;
+        let asked = key(proto.for_policy(), port);
+        let place = spans
+            .partition_point(|(begin, _)| *begin <= asked)
+            .checked_sub(1)?;
+        let (_, decision) = *spans.get(place)?;
+        let chain = self.decisions.get(decision as usize)?;
+        Some(Judgement {
+            chain,
+            step: walk(chain.0.iter().copied(), app),
+        })
     }
 }

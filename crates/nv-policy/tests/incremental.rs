@@ -312,19 +312,16 @@ type Content = Vec<(u8, u16, u8, Chain)>;
 struct Meant {
     addresses: BTreeMap<nv_types::IpPrefix, Meaning>,
     locals: BTreeMap<String, (Meaning, Mode)>,
-    pairs: BTreeMap<(Meaning, Direction, Option<Meaning>), Content>,
+    pairs: BTreeMap<(Meaning, Direction, Result<Meaning, Identity>), Content>,
 }
 
 fn meant(compiler: &Compiler, image: &PolicyImage) -> Meant {
     let identities = compiler.identities();
-    // Workloads and others of equal groups and mode are two classes.
-    let kinds: BTreeMap<Identity, bool> = image.locals.iter().map(|local| (local.identity, true)).collect();
     let meaning = |identity: Identity| {
         let (groups, mode) = &identities[&identity];
         let mut groups: Vec<_> = groups.iter().map(ToString::to_string).collect();
-        if kinds.contains_key(&identity) {
-            groups.push("local".into());
-        }
+        // Workloads and others of equal groups and mode are two classes.
+        groups.push(identity.any_of_kind().0.to_string());
         (groups, *mode)
     };
     let mut tables: BTreeMap<_, Content> = BTreeMap::new();
@@ -350,7 +347,11 @@ fn meant(compiler: &Compiler, image: &PolicyImage) -> Meant {
             .pairs
             .iter()
             .map(|pair| {
-                let peer = (pair.peer != Identity::ANY).then(|| meaning(pair.peer));
+                let peer = if pair.peer.number() == 0 {
+                    Err(pair.peer)
+                } else {
+                    Ok(meaning(pair.peer))
+                };
                 (
                     (meaning(pair.local), pair.direction, peer),
                     tables[&pair.ports].clone(),

@@ -101,22 +101,6 @@ name_type!(
     GroupName, "group name", 256
 );
 
-/// The equivalence class of all peers that are in exactly the same groups and in the same mode.
-///
-/// Numbers are made by the policy compiler and mean something only inside one [`PolicyImage`](crate::PolicyImage).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(transparent)
-)]
-pub struct Identity(pub u32);
-
-impl Identity {
-    /// Wildcard on the peer side of a pair; never an address's identity.
-    pub const ANY: Self = Self(0);
-}
-
 /// The store's number of a change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(

@@ -2,14 +2,16 @@
 //!
 //! ```text
 //! addresses : LPM   (address/prefix)                         -> identity
-//! pairs     : hash  (local identity, direction, peer or ANY) -> port table id
+//! pairs     : hash  (local identity, direction, peer or any) -> port table id
 //! ports     : LPM   (port table id, protocol, port/prefix)   -> decision id
 //! decisions : array  decision id -> chain of (application mask, decision), at most 8, last one any-application
 //! ```
 //!
-//! A lookup that finds no pair for (local, direction, peer) takes the pair of (local, direction, ANY). Every local
-//! identity has an ANY pair in both directions and every port table has a whole-table default, so that a lookup
-//! in a valid image always ends in a chain.
+//! A lookup that finds no pair for (local, direction, peer) takes the pair for any peer of the peer's kind
+//! ([`Identity::any_of_kind`]), and if there is none either, that for any peer at all ([`Identity::ANY`]). Kinds are
+//! what makes peers alike that no rule names: the mode, and whether they are workloads. Every local identity has an ANY
+//! pair in both directions and every port table has a whole-table default, so that a lookup in a valid image always ends
+//! in a chain.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -142,7 +144,7 @@ pub struct PairEntry {
     pub local: Identity,
     /// Ingress: the endpoint is the server.
     pub direction: Direction,
-    /// The other end's class, or [`Identity::ANY`].
+    /// The other end's class, or the wildcard of a kind of classes, or [`Identity::ANY`].
     pub peer: Identity,
     /// Ports.
     pub ports: PortTableId,

@@ -21,6 +21,7 @@ extern crate alloc;
 
 mod app;
 pub mod decide;
+mod identity;
 #[cfg(feature = "alloc")]
 pub mod keys;
 mod mode;
@@ -29,6 +30,7 @@ mod verdict;
 
 pub use app::{AppMask, Application, UnknownApplication};
 pub use decide::{ChainEntry, ChainStep, MAX_CHAIN, walk};
+pub use identity::Identity;
 pub use mode::{Contention, Mode, ParseModeError, effective_mode, judge};
 pub use proto::IpProto;
 pub use verdict::{Action, Decision, Direction, Reason, RuleId, Tier, Verdict};
@@ -55,9 +57,7 @@ pub use group::{
     Criterion, CriterionOp, Group, GroupKind, ParseCriterionOpError, reserved, service_group_name,
 };
 #[cfg(feature = "alloc")]
-pub use ids::{
-    GroupName, Identity, InvalidId, MacAddr, NodeId, ParseMacError, Revision, Timestamp, WorkloadId,
-};
+pub use ids::{GroupName, InvalidId, MacAddr, NodeId, ParseMacError, Revision, Timestamp, WorkloadId};
 #[cfg(feature = "alloc")]
 pub use image::{
     AddressEntry, Chain, DecisionId, IpPrefix, LocalEntry, PairEntry, PolicyImage, PortEntry, PortTableId,

@@ -84,9 +84,18 @@ impl Bench {
         self.datapath().poll_events(10_000).unwrap()
     }
 
+    /// Every flow, by key.
     pub fn flows(&mut self) -> Vec<FlowStats> {
         let mut flows = Vec::new();
         self.datapath().sweep(&mut |flow| flows.push(flow)).unwrap();
+        flows.sort_by_key(|flow| {
+            (
+                flow.key.local,
+                flow.key.local_port,
+                flow.key.peer,
+                flow.key.peer_port,
+            )
+        });
         flows
     }
 }

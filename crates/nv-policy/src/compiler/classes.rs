@@ -17,13 +17,14 @@ pub(super) struct ClassKey {
 }
 
 impl ClassKey {
-    /// Place in [`Classes::alike`].
-    pub(super) const fn kind(&self) -> usize {
+    /// What its classes have in common that no rule names: see [`kind`].
+    pub(super) const fn kind(&self) -> u32 {
         kind(self.workload, self.mode)
     }
 }
 
-pub(super) const fn kind(workload: bool, mode: Option<Mode>) -> usize {
+/// Kinds of classes: the mode, and whether they are workloads. Kind 0 is everybody that nobody manages.
+pub(super) const fn kind(workload: bool, mode: Option<Mode>) -> u32 {
     let mode = match mode {
         None => 0,
         Some(Mode::Discover) => 1,
@@ -48,34 +49,29 @@ pub(super) struct Classes {
     index: Map<ClassKey, Identity>,
     slots: Vec<Option<Class>>,
     free: BTreeSet<u32>,
-    /// Classes by [`kind`].
-    alike: [BTreeSet<Identity>; 8],
     born: Vec<Identity>,
     left: Vec<Identity>,
 }
 
-fn place(identity: Identity) -> usize {
-    identity.0 as usize - 1
+fn place(identity: Identity) -> Option<usize> {
+    Some(identity.number().checked_sub(1)? as usize)
 }
 
 impl Classes {
     pub(super) fn get(&self, identity: Identity) -> Option<&Class> {
-        self.slots.get(identity.0.checked_sub(1)? as usize)?.as_ref()
+        self.slots.get(place(identity)?)?.as_ref()
     }
 
     fn get_mut(&mut self, identity: Identity) -> Option<&mut Class> {
-        self.slots.get_mut(identity.0.checked_sub(1)? as usize)?.as_mut()
+        self.slots.get_mut(place(identity)?)?.as_mut()
     }
 
     /// Every class with its number.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Identity, &Class)> {
         (1..)
             .zip(&self.slots)
-            .filter_map(|(number, slot)| Some((Identity(number), slot.as_ref()?)))
-    }
-
-    pub(super) const fn alike(&self, kind: usize) -> &BTreeSet<Identity> {
-        &self.alike[kind]
+            .filter_map(|(number, slot)| Some((number, slot.as_ref()?)))
+            .map(|(number, class)| (Identity::of_kind(class.key.kind(), number), class))
     }
 
     /// One more is in the class; it is made if nobody was.
@@ -99,10 +95,9 @@ impl Classes {
                 u32::try_from(self.slots.len()).unwrap_or(u32::MAX)
             }
         };
-        let identity = Identity(number);
-        self.alike[key.kind()].insert(identity);
+        let identity = Identity::of_kind(key.kind(), number);
         self.index.insert(key.clone(), identity);
-        self.slots[place(identity)] = Some(Class {
+        self.slots[number as usize - 1] = Some(Class {
             key,
             refs: 0,
             locals: 0,
@@ -132,9 +127,8 @@ impl Classes {
         let mut gone = Vec::new();
         for identity in std::mem::take(&mut self.left) {
             if self.get(identity).is_some_and(|class| class.refs == 0)
-                && let Some(class) = self.slots[place(identity)].take()
+                && let Some(class) = place(identity).and_then(|place| self.slots[place].take())
             {
-                self.alike[class.key.kind()].remove(&identity);
                 self.index.remove(&class.key);
                 gone.push((identity, class));
             }
@@ -146,6 +140,6 @@ impl Classes {
 
     /// Numbers that may be used again.
     pub(super) fn release(&mut self, numbers: impl IntoIterator<Item = Identity>) {
-        self.free.extend(numbers.into_iter().map(|identity| identity.0));
+        self.free.extend(numbers.into_iter().map(Identity::number));
     }
 }

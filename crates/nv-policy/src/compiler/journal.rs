@@ -89,12 +89,13 @@ impl Compiler {
         }
     }
 
-    /// Puts one pair of a row; the table that holds for any peer means none.
+    /// Puts one pair of a row; the table that holds for any peer of the kind means none.
     pub(super) fn set_pair(&mut self, key: RowKey, peer: Identity, table: Option<PortTableId>) {
         let Some(row) = self.rows.get_mut(&key) else {
             return;
         };
-        let table = table.filter(|table| *table != row.any);
+        let any = row.wildcard(peer);
+        let table = table.filter(|table| *table != any);
         let place = row.entries.binary_search_by_key(&peer, |(peer, _)| *peer);
         let before = match (place, table) {
             (Ok(place), Some(table)) => Some(std::mem::replace(&mut row.entries[place].1, table)),

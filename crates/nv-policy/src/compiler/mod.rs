@@ -70,8 +70,6 @@ pub struct Compiler {
     made: Map<Recipe, (PortTableId, u32)>,
     addresses: BTreeMap<IpPrefix, Identity>,
     locals: BTreeMap<WorkloadId, (Identity, Mode)>,
-    /// The mode that most classes of workloads are in: peers of that mode need no entry.
-    majority: Mode,
     refused: BTreeMap<RuleId, Vec<RuleId>>,
     journal: Journal,
     todo: Todo,
@@ -90,7 +88,6 @@ struct Todo {
     addresses: BTreeSet<[u8; 16]>,
     /// From and to groups of rules that came, changed, moved or went.
     rules: BTreeSet<(Gx, Gx)>,
-    all_rows: bool,
     rows: BTreeSet<RowKey>,
 }
 
@@ -113,7 +110,6 @@ impl Compiler {
             made: Map::default(),
             addresses: BTreeMap::new(),
             locals: BTreeMap::new(),
-            majority: input.settings.new_service_mode,
             refused: BTreeMap::new(),
             journal: Journal::default(),
             todo: Todo::default(),

@@ -10,19 +10,33 @@ use super::members::{Gx, Rx};
 use super::rules::Place;
 use crate::flatten::{Cell, Judge, flatten};
 
+/// Number of kinds.
+const KINDS: usize = 8;
+
 /// A local class and a direction.
 pub(super) type RowKey = (Identity, Direction);
 
 /// One row of pairs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Row {
-    /// What holds for every peer class that is not listed.
+    /// What holds for every peer whose class is not listed, nor the wildcard of its kind.
     pub(super) any: PortTableId,
-    /// Peer classes that it does not hold for, sorted.
+    /// Wildcards of kinds and single peer classes that it does not hold for, sorted.
     pub(super) entries: Vec<(Identity, PortTableId)>,
 }
 
 impl Row {
+    /// What holds for a class that is not listed.
+    pub(super) fn wildcard(&self, peer: Identity) -> PortTableId {
+        let place = self
+            .entries
+            .binary_search_by_key(&peer.any_of_kind(), |(peer, _)| *peer);
+        place
+            .ok()
+            .and_then(|place| self.entries.get(place))
+            .map_or(self.any, |(_, table)| *table)
+    }
+
     /// Every pair of the row, ANY first.
     pub(super) fn pairs(&self) -> impl Iterator<Item = (Identity, PortTableId)> + '_ {
         std::iter::once((Identity::ANY, self.any)).chain(self.entries.iter().copied())
@@ -56,8 +70,17 @@ impl Compiler {
         };
         let key = class.key.clone();
         let near = self.near(&key, direction);
-        let typical = self.between(key.mode, Some(self.majority));
-        let any = self.table(&near.everybody, typical)?;
+        let mut any = [PortTableId(0); KINDS];
+        for (workload, mode) in kinds() {
+            let rules: &[_] = if workload { &near.everybody } else { &[] };
+            any[kind(workload, mode) as usize] = self.table(rules, self.between(key.mode, mode))?;
+        }
+        let wildcards = (1..)
+            .zip(any.iter().skip(1))
+            .filter(|(_, table)| **table != any[0]);
+        let mut entries: Vec<_> = wildcards
+            .map(|(kind, table)| (Identity::of_kind(kind, 0), *table))
+            .collect();
         let mut touched: Vec<(Identity, Place, Rx)> = near
             .far
             .iter()
@@ -67,44 +90,26 @@ impl Compiler {
             })
             .collect();
         touched.sort_unstable();
-        let mut entries = Vec::new();
-        let mut seen = Vec::new();
         for run in touched.chunk_by(|a, b| a.0 == b.0) {
-            let Some((peer, mode, workload)) = run.first().and_then(|(peer, _, _)| {
-                let class = self.classes.get(*peer)?;
-                Some((*peer, class.key.mode, class.key.workload))
-            }) else {
+            let Some((peer, class)) = run
+                .first()
+                .and_then(|(peer, _, _)| Some((*peer, self.classes.get(*peer)?)))
+            else {
                 continue;
             };
+            let (mode, workload, kind) = (class.key.mode, class.key.workload, class.key.kind());
             let mut rules: Vec<_> = run.iter().map(|(_, place, rule)| (*place, *rule)).collect();
             if workload && !near.everybody.is_empty() {
                 rules.extend_from_slice(&near.everybody);
                 rules.sort_unstable();
             }
             let table = self.table(&rules, self.between(key.mode, mode))?;
-            seen.push(peer);
-            if table != any {
+            if table != any[kind as usize] {
                 entries.push((peer, table));
             }
         }
-        for (workload, mode) in kinds() {
-            let between = self.between(key.mode, mode);
-            if between == typical && (workload || near.everybody.is_empty()) {
-                continue;
-            }
-            if self.classes.alike(kind(workload, mode)).is_empty() {
-                continue;
-            }
-            let rules: &[_] = if workload { &near.everybody } else { &[] };
-            let table = self.table(rules, between)?;
-            if table != any {
-                let alike = self.classes.alike(kind(workload, mode)).iter();
-                let others = alike.filter(|class| seen.binary_search(class).is_err());
-                entries.extend(others.map(|class| (*class, table)));
-            }
-        }
         entries.sort_unstable();
-        Ok(Some(Row { any, entries }))
+        Ok(Some(Row { any: any[0], entries }))
     }
 
     /// The table of one pair.
@@ -154,18 +159,6 @@ impl Compiler {
                     };
                     rows.extend(self.locals_of(near).map(|local| (local, direction)));
                 }
-            }
-        }
-        let speaks_of_all =
-            !class.key.workload && self.members.groups[self.members.containers as usize].is_spoken();
-        for key in self.rows.keys() {
-            let Some(local) = self.classes.get(key.0) else {
-                continue;
-            };
-            let mode = local.key.mode;
-            if speaks_of_all || self.between(mode, class.key.mode) != self.between(mode, Some(self.majority))
-            {
-                rows.insert(*key);
             }
         }
         rows

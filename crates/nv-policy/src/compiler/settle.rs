@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use nv_types::{Direction, Identity, IpPrefix, Mode};
+use nv_types::{Direction, Identity, IpPrefix};
 
-use super::classes::{ClassKey, kind};
+use super::classes::ClassKey;
 use super::members::Wx;
 use super::rows::Overflow;
 use super::{Compiler, Todo};
@@ -156,20 +156,12 @@ impl Compiler {
                 self.members.groups[*group as usize].classes.insert(*identity);
             }
         }
-        let Todo {
-            rules,
-            all_rows,
-            mut rows,
-            ..
-        } = std::mem::take(&mut self.todo);
+        let Todo { rules, mut rows, .. } = std::mem::take(&mut self.todo);
         for (from, to) in rules {
             rows.extend(self.locals_of(from).map(|local| (local, Direction::Egress)));
             rows.extend(self.locals_of(to).map(|local| (local, Direction::Ingress)));
         }
-        let majority = self.count_majority();
-        let all_rows = all_rows || majority != self.majority;
-        self.majority = majority;
-        self.keep_rows_of_locals(&mut rows, all_rows);
+        self.keep_rows_of_locals(&mut rows);
         for (identity, _) in &gone {
             for key in self.rows.keys().copied().collect::<Vec<_>>() {
                 self.set_pair(key, *identity, None);
@@ -181,10 +173,10 @@ impl Compiler {
     }
 
     /// Every class of the node's workloads has its two rows, and no other class has any.
-    fn keep_rows_of_locals(&mut self, rows: &mut BTreeSet<(Identity, Direction)>, all: bool) {
+    fn keep_rows_of_locals(&mut self, rows: &mut BTreeSet<(Identity, Direction)>) {
         let local = |class: &super::classes::Class| class.locals > 0 && class.key.mode.is_some();
         for (identity, class) in self.classes.iter() {
-            if local(class) && (all || !self.rows.contains_key(&(identity, Direction::Ingress))) {
+            if local(class) && !self.rows.contains_key(&(identity, Direction::Ingress)) {
                 rows.insert((identity, Direction::Ingress));
                 rows.insert((identity, Direction::Egress));
             }
@@ -237,15 +229,5 @@ impl Compiler {
                 Err(overflow)
             }
         }
-    }
-
-    /// The mode of most classes of workloads; of equally many the strictest.
-    fn count_majority(&self) -> Mode {
-        [Mode::Discover, Mode::Monitor, Mode::Protect]
-            .into_iter()
-            .map(|mode| (self.classes.alike(kind(true, Some(mode))).len(), mode))
-            .max()
-            .filter(|(count, _)| *count > 0)
-            .map_or(self.new_service_mode, |(_, mode)| mode)
     }
 }
