@@ -91,11 +91,7 @@ impl Agent {
             Input::StoreResync { entries, revision } => self.store_resync(&entries, revision),
             Input::Applied(result) => self.applied(result),
             Input::Attached { ifindex, result } => {
-                let key = format!("interface {ifindex}");
-                match self.endpoints.attached(ifindex, result, self.now) {
-                    Some(words) => self.degraded.insert(key, words),
-                    None => self.degraded.remove(&key),
-                };
+                self.endpoints.attached(ifindex, result, self.now);
             }
             Input::Lost(lost) => self.lost = lost,
             Input::Tick => {}
@@ -360,7 +356,13 @@ impl Agent {
             hook: self.facts.hook.clone(),
             revision: self.in_force.unwrap_or_default(),
             endpoints: u32::try_from(self.endpoints.guarded()).unwrap_or(u32::MAX),
-            degraded: self.degraded.values().cloned().chain(bad).collect(),
+            degraded: self
+                .degraded
+                .values()
+                .cloned()
+                .chain(self.endpoints.problems())
+                .chain(bad)
+                .collect(),
             lost_events: self.lost.clone(),
             seen: Timestamp(0),
             started: self.facts.started,

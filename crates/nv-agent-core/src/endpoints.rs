@@ -20,10 +20,21 @@ struct Endpoint {
     asked: Option<EndpointWant>,
     /// When it showed up.
     since: Timestamp,
-    /// After failures: how many, and when to try again.
-    failed: Option<(u8, Timestamp)>,
+    /// After failures.
+    failed: Option<Failed>,
     /// It stayed without a workload for too long and was let go.
     released: bool,
+}
+
+/// An attach that did not go well.
+#[derive(Debug)]
+struct Failed {
+    /// How often in a row.
+    count: u8,
+    /// When to try again.
+    again: Timestamp,
+    /// What the last one said.
+    words: String,
 }
 
 /// The interfaces of the node that matter.
@@ -108,7 +119,7 @@ impl Endpoints {
     pub(crate) fn plan(&mut self, in_force: &BTreeSet<WorkloadId>, now: Timestamp) -> Vec<Effect> {
         let mut effects = Vec::new();
         for (ifindex, endpoint) in &mut self.known {
-            if endpoint.released || endpoint.failed.is_some_and(|(_, again)| again > now) {
+            if endpoint.released || endpoint.failed.as_ref().is_some_and(|failed| failed.again > now) {
                 continue;
             }
             let claimed = self.claims.get(ifindex);
@@ -135,37 +146,37 @@ impl Endpoints {
         effects
     }
 
-    pub(crate) fn attached(
-        &mut self,
-        ifindex: u32,
-        result: Result<(), Option<String>>,
-        now: Timestamp,
-    ) -> Option<String> {
-        let endpoint = self.known.get_mut(&ifindex)?;
+    pub(crate) fn attached(&mut self, ifindex: u32, result: Result<(), Option<String>>, now: Timestamp) {
+        let Some(endpoint) = self.known.get_mut(&ifindex) else {
+            return;
+        };
         match result {
-            Ok(()) => {
-                endpoint.failed = None;
-                None
-            }
+            Ok(()) => endpoint.failed = None,
             Err(None) => {
                 self.known.remove(&ifindex);
-                None
             }
             Err(Some(words)) => {
-                let count = endpoint.failed.map_or(0, |(count, _)| count) + 1;
+                let count = endpoint.failed.as_ref().map_or(0, |failed| failed.count) + 1;
                 let again = if count < TRIES {
                     Timestamp(now.0 + RETRY)
                 } else {
                     Timestamp(u64::MAX)
                 };
-                endpoint.failed = Some((count, again));
+                endpoint.failed = Some(Failed { count, again, words });
                 endpoint.asked = None;
-                Some(format!(
-                    "interface {} ({ifindex}) is not guarded: {words}",
-                    endpoint.name
-                ))
             }
         }
+    }
+
+    /// What is wrong, in words.
+    pub(crate) fn problems(&self) -> impl Iterator<Item = String> + '_ {
+        self.known.iter().filter_map(|(ifindex, endpoint)| {
+            let words = &endpoint.failed.as_ref()?.words;
+            Some(format!(
+                "interface {} ({ifindex}) is not guarded: {words}",
+                endpoint.name
+            ))
+        })
     }
 
     /// Lets interfaces go that nobody has claimed for too long.
@@ -208,8 +219,8 @@ impl Endpoints {
         let retries = self
             .known
             .values()
-            .filter_map(|endpoint| endpoint.failed)
-            .map(|(_, again)| again);
+            .filter(|endpoint| endpoint.asked.is_none())
+            .filter_map(|endpoint| Some(endpoint.failed.as_ref()?.again));
         let unclaimed = self
             .known
             .iter()

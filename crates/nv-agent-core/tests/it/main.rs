@@ -1,0 +1,13 @@
+//! The agent's brain in a world of the tests' own: single stories, and random ones with delays and failures.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
+
+mod endpoints;
+mod random;
+mod store;
+mod world;
