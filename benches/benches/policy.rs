@@ -77,7 +77,7 @@ fn delta_workload(criterion: &mut Criterion, input: &mut PolicyInput, size: Size
 }
 
 fn lookups(criterion: &mut Criterion, input: &PolicyInput, image: &PolicyImage) {
-    let flows = cluster::flows(input, 1024).unwrap();
+    let flows = cluster::flows(input, 256).unwrap();
     let tables = Tables::new(image);
     let book = Book::new(input);
     let parties: Vec<_> = flows

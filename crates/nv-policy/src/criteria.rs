@@ -144,22 +144,26 @@ impl Selector {
         self.addresses.as_deref()
     }
 
-    /// A key of which every member has one of these exact values, if the criteria say so.
+    /// A key of which every member has one of these exact values, if the criteria say so: the one that is likely to be shared by
+    /// the fewest workloads.
     pub(crate) fn anchor(&self) -> Option<(&str, Vec<&str>)> {
-        self.buckets.iter().find_map(|(key, bucket)| {
-            let exact = |test: &'_ Test| match test {
-                Test::Glob(text) if !text.contains(['*', '?']) => Some(()),
-                _ => None,
-            };
-            if bucket.positive.is_empty() || bucket.positive.iter().any(|test| exact(test).is_none()) {
-                return None;
-            }
-            let values = bucket.positive.iter().filter_map(|test| match test {
-                Test::Glob(text) => Some(text.as_str()),
-                Test::Any | Test::Contains(_) | Test::Prefix(_) | Test::Regex(_) => None,
-            });
-            Some((key.as_str(), values.collect()))
-        })
+        let exact = |(key, bucket): (&'_ String, &'_ Bucket)| {
+            let all = bucket
+                .positive
+                .iter()
+                .all(|test| matches!(test, Test::Glob(text) if !text.contains(['*', '?'])));
+            (all && !bucket.positive.is_empty()).then(|| spread(key))
+        };
+        let (key, bucket) = self
+            .buckets
+            .iter()
+            .filter(|entry| exact(*entry).is_some())
+            .min_by_key(|entry| exact(*entry))?;
+        let values = bucket.positive.iter().filter_map(|test| match test {
+            Test::Glob(text) => Some(text.as_str()),
+            Test::Any | Test::Contains(_) | Test::Prefix(_) | Test::Regex(_) => None,
+        });
+        Some((key.as_str(), values.collect()))
     }
 
     /// Whether the workload is a member.
@@ -177,6 +181,18 @@ impl Selector {
                 }
                 None => bucket.positive.is_empty(),
             })
+    }
+}
+
+/// How many workloads share a value of a key, roughly: the lower the fewer.
+fn spread(key: &str) -> u8 {
+    match key {
+        "container" => 0,
+        "service" => 1,
+        "image" => 3,
+        "domain" | "node" => 4,
+        _ if key.starts_with("ns:") => 5,
+        _ => 2,
     }
 }
 

@@ -17,8 +17,10 @@ pub struct Tables {
     /// Prefixes by their length, longest first.
     prefixes: Vec<(u8, Map<u128, Identity>)>,
     locals: Map<WorkloadId, (Identity, Mode)>,
-    /// Ingress, egress: port table by local class (upper half) and peer class.
+    /// Ingress, egress: port table by local class (upper half) and peer class; wildcards are in `rows`.
     pairs: [Map<u64, PortTableId>; 2],
+    /// Ingress, egress: by local class, the port table for any peer of each kind.
+    rows: [Map<Identity, [PortTableId; KINDS]>; 2],
     /// Where each port table's spans are.
     ports: Vec<(u32, u32)>,
     /// Spans of (protocol, port): where one begins, and its decision up to the next.
@@ -49,6 +51,9 @@ impl Judgement<'_> {
 const fn mask(len: u8) -> u128 {
     if len == 0 { 0 } else { u128::MAX << (128 - len) }
 }
+
+/// Kinds of identities.
+const KINDS: usize = 8;
 
 const fn pair(local: Identity, peer: Identity) -> u64 {
     (local.0 as u64) << 32 | peer.0 as u64
@@ -106,8 +111,16 @@ impl Tables {
             addresses.insert(u128::from_be_bytes(entry.prefix.addr), entry.identity);
         }
         let mut pairs = [Map::default(), Map::default()];
+        let mut rows = [Map::default(), Map::default()];
+        for entry in image.pairs.iter().filter(|entry| entry.peer == Identity::ANY) {
+            rows[entry.direction as usize].insert(entry.local, [entry.ports; KINDS]);
+        }
         for entry in &image.pairs {
-            pairs[entry.direction as usize].insert(pair(entry.local, entry.peer), entry.ports);
+            if entry.peer.number() != 0 {
+                pairs[entry.direction as usize].insert(pair(entry.local, entry.peer), entry.ports);
+            } else if let Some(row) = rows[entry.direction as usize].get_mut(&entry.local) {
+                row[entry.peer.kind()] = entry.ports;
+            }
         }
         let mut entries = image.ports.clone();
         entries.sort_unstable_by_key(|entry| entry.table);
@@ -129,6 +142,7 @@ impl Tables {
                 .map(|local| (local.workload.clone(), (local.identity, local.mode)))
                 .collect(),
             pairs,
+            rows,
             ports,
             spans,
             decisions: image.decisions.clone(),
@@ -182,10 +196,10 @@ impl Tables {
         app: Option<Application>,
     ) -> Option<Judgement<'_>> {
         let pairs = &self.pairs[direction as usize];
-        let table = pairs
-            .get(&pair(local, peer))
-            .or_else(|| pairs.get(&pair(local, peer.any_of_kind())))
-            .or_else(|| pairs.get(&pair(local, Identity::ANY)))?;
+        let table = match pairs.get(&pair(local, peer)) {
+            Some(table) => table,
+            None => &self.rows[direction as usize].get(&local)?[peer.kind()],
+        };
         let (first, end) = *self.ports.get(table.0 as usize)?;
         let spans = self.spans.get(first as usize..end as usize)?;
         let asked = key(proto.for_policy(), port);

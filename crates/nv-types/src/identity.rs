@@ -29,6 +29,12 @@ impl Identity {
         self.0 & ((1 << Self::NUMBER_BITS) - 1)
     }
 
+    /// Its kind, 0 to 7.
+    #[must_use]
+    pub const fn kind(self) -> usize {
+        (self.0 >> Self::NUMBER_BITS) as usize
+    }
+
     /// The wildcard for identities of this one's kind; that of kind 0 is [`Identity::ANY`].
     #[inline(always)]
     #[must_use]

@@ -51,6 +51,8 @@ pub(super) struct Classes {
     free: BTreeSet<u32>,
     born: Vec<Identity>,
     left: Vec<Identity>,
+    /// Classes that the node's own workloads have come to, or have all left.
+    homes: Vec<Identity>,
 }
 
 fn place(identity: Identity) -> Option<usize> {
@@ -83,6 +85,9 @@ impl Classes {
         if let Some(class) = self.get_mut(identity) {
             class.refs += 1;
             class.locals += u32::from(local);
+            if local && class.locals == 1 {
+                self.homes.push(identity);
+            }
         }
         identity
     }
@@ -111,6 +116,10 @@ impl Classes {
         if let Some(class) = self.get_mut(identity) {
             class.refs -= 1;
             class.locals -= u32::from(local);
+            if local && class.locals == 0 {
+                self.homes.push(identity);
+            }
+            let Some(class) = self.get(identity) else { return };
             if class.refs == 0 {
                 self.left.push(identity);
             }
@@ -120,6 +129,11 @@ impl Classes {
     /// Classes that were made since the last call.
     pub(super) fn take_born(&mut self) -> Vec<Identity> {
         std::mem::take(&mut self.born)
+    }
+
+    /// Classes that may have come to have rows, or to have none, since the last call.
+    pub(super) fn take_homes(&mut self) -> Vec<Identity> {
+        std::mem::take(&mut self.homes)
     }
 
     /// Removes the classes that nobody is in; their numbers are not used again before [`Classes::release`].

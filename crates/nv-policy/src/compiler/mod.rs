@@ -117,9 +117,7 @@ impl Compiler {
         for name in input.groups.keys() {
             compiler.members.put_group(input, name);
         }
-        for at in 0..input.rules.len() {
-            compiler.put_rule_at(input, at);
-        }
+        compiler.load_rules(input);
         for id in input.nodes.keys() {
             compiler.outside.put_node(input, id);
         }
@@ -204,6 +202,24 @@ impl Compiler {
             Change::Order => {
                 let moved = self.rules.reorder(&input.rules);
                 self.touch_rules(&moved);
+            }
+        }
+    }
+
+    fn load_rules(&mut self, input: &PolicyInput) {
+        let members = &mut self.members;
+        self.rules.load(&input.rules, |name| members.group(name));
+        let places: Vec<_> = self
+            .rules
+            .iter()
+            .map(|(number, slot)| (number, slot.from, slot.to, slot.in_force()))
+            .collect();
+        for (number, from, to, in_force) in places {
+            for group in [from, to] {
+                self.members.groups[group as usize].named += 1;
+            }
+            if in_force {
+                self.enforce(number, from, to);
             }
         }
     }

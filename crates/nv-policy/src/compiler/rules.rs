@@ -82,6 +82,10 @@ impl Rules {
                 (self.between(list, at)?, moved)
             }
         };
+        Some((self.put(rule, from, to, rank), moved))
+    }
+
+    fn put(&mut self, rule: Rule, from: Gx, to: Gx, rank: u64) -> Rx {
         self.stamps = self.stamps.wrapping_add(1);
         let id = rule.id;
         let slot = RuleSlot {
@@ -101,7 +105,17 @@ impl Rules {
         };
         self.slots[number as usize] = Some(slot);
         self.by_id.insert(id, number);
-        Some((number, moved))
+        number
+    }
+
+    /// Puts the rules of a whole list, when there are none.
+    pub(super) fn load(&mut self, list: &[Rule], mut group: impl FnMut(&nv_types::GroupName) -> Gx) {
+        let mut rank = 0;
+        for rule in list {
+            rank += GAP;
+            let (from, to) = (group(&rule.from), group(&rule.to));
+            self.put(rule.clone(), from, to, rank);
+        }
     }
 
     /// A rank between the nearest rules before and after this place that are known.

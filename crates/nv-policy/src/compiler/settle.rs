@@ -163,7 +163,17 @@ impl Compiler {
         }
         self.keep_rows_of_locals(&mut rows);
         for (identity, _) in &gone {
-            for key in self.rows.keys().copied().collect::<Vec<_>>() {
+            let speaking: Vec<_> = self
+                .rows
+                .iter()
+                .filter(|(_, row)| {
+                    row.entries
+                        .binary_search_by_key(identity, |(peer, _)| *peer)
+                        .is_ok()
+                })
+                .map(|(key, _)| *key)
+                .collect();
+            for key in speaking {
                 self.set_pair(key, *identity, None);
             }
         }
@@ -174,24 +184,27 @@ impl Compiler {
 
     /// Every class of the node's workloads has its two rows, and no other class has any.
     fn keep_rows_of_locals(&mut self, rows: &mut BTreeSet<(Identity, Direction)>) {
-        let local = |class: &super::classes::Class| class.locals > 0 && class.key.mode.is_some();
-        for (identity, class) in self.classes.iter() {
-            if local(class) && !self.rows.contains_key(&(identity, Direction::Ingress)) {
-                rows.insert((identity, Direction::Ingress));
-                rows.insert((identity, Direction::Egress));
+        for identity in self.classes.take_homes() {
+            let class = self.classes.get(identity);
+            let local = class.is_some_and(|class| class.locals > 0 && class.key.mode.is_some());
+            for direction in [Direction::Ingress, Direction::Egress] {
+                let key = (identity, direction);
+                match (local, self.rows.contains_key(&key)) {
+                    (true, false) => {
+                        rows.insert(key);
+                    }
+                    (false, true) => {
+                        rows.remove(&key);
+                        self.set_row(key, None);
+                    }
+                    _ => {}
+                }
             }
         }
-        let over: Vec<_> = self
-            .rows
-            .keys()
-            .filter(|(identity, _)| !self.classes.get(*identity).is_some_and(local))
-            .copied()
-            .collect();
-        for key in over {
-            rows.remove(&key);
-            self.set_row(key, None);
-        }
-        rows.retain(|(identity, _)| self.classes.get(*identity).is_some_and(local));
+        rows.retain(|(identity, _)| {
+            let class = self.classes.get(*identity);
+            class.is_some_and(|class| class.locals > 0 && class.key.mode.is_some())
+        });
     }
 
     /// Writes whole rows, then the pairs of new classes in the others. Of several rules that find no room the first in
