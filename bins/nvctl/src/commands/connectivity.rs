@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use nv_lab::{Host, HostSpec, Lab, LabError, NETNS_DIR};
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Context;
 use crate::cli::Connectivity;
@@ -47,11 +48,51 @@ pub(super) async fn run(context: &Context, command: Connectivity) -> Result<u8, 
         prefix,
         timeout: Duration::from_secs(timeout),
     };
-    let result = test.play().await;
+    let mut signals = Signals::listen()?;
+    // Dropped when a signal comes first: the namespaces go with it.
+    let result = tokio::select! {
+        result = test.play() => Ok(result),
+        code = signals.next() => Err(code),
+    };
     test.clean().await;
-    result?;
+    match result {
+        Ok(result) => result?,
+        Err(code) => {
+            note("interrupted; what the test made is removed");
+            return Ok(code);
+        }
+    }
     context.output.line("connectivity test: passed")?;
     Ok(EXIT_OK)
+}
+
+/// Signals that end the test early.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, CtlError> {
+        let on = |kind| {
+            signal(kind).map_err(|source| CtlError::Io {
+                action: "cannot listen for signals".into(),
+                source,
+            })
+        };
+        Ok(Self {
+            interrupt: on(SignalKind::interrupt())?,
+            terminate: on(SignalKind::terminate())?,
+        })
+    }
+
+    /// Waits for one; gives the exit code that goes with it: 128 and its number.
+    async fn next(&mut self) -> u8 {
+        tokio::select! {
+            _ = self.interrupt.recv() => 130,
+            _ = self.terminate.recv() => 143,
+        }
+    }
 }
 
 /// What the test makes; all of it carries the tag.
@@ -177,8 +218,22 @@ impl Test<'_> {
         self.done("the controller explains both the same way")
     }
 
+    /// The agent may be telling of the namespaces still, and a service that is told of makes its group: waits until both have
+    /// been out of the list for a moment.
+    async fn wait_until_forgotten(&self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut absent = 0;
+        while absent < 3 && Instant::now() < deadline {
+            let answer = self.client.get("/v1/workload", &[]).await.unwrap_or(Value::Null);
+            let listed = answer.to_string().contains(&self.names.tag);
+            absent = if listed { 0 } else { absent + 1 };
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
     /// Removes the rules and groups that the test caused. The namespaces are gone already.
     async fn clean(&self) {
+        self.wait_until_forgotten().await;
         let rules = self
             .client
             .get("/v1/policy/rule", &[])

@@ -1,0 +1,607 @@
+//! nvctl against the real product: controller, agent and kernel datapath in this process, named network namespaces as
+//! workloads, the built program as a user calls it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "helpers of tests"
+)]
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use nv_allinone::{Config, Stack};
+use nv_lab::{Host, HostSpec, Lab};
+use nv_runtime::{DiscoverOptions, Location};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a connection may take before it counts as refused: the first SYN and one repetition.
+const REFUSED: Duration = Duration::from_millis(1500);
+
+fn is_root(test: &str) -> bool {
+    if nix::unistd::geteuid().is_root() {
+        return true;
+    }
+    assert!(std::env::var_os("CI").is_none(), "{test} needs root");
+    eprintln!("SKIPPED {test}: needs root");
+    false
+}
+
+fn wait_for<T>(what: &str, mut holds: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(value) = holds() {
+            return value;
+        }
+        assert!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The product, running, and a folder for nvctl's files.
+struct Product {
+    runtime: tokio::runtime::Runtime,
+    stack: Option<Stack>,
+    folder: TempDir,
+    pins: PathBuf,
+    server: String,
+    prefix: String,
+}
+
+impl Product {
+    fn start(letter: char) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let prefix = format!("nvt{letter}{}-", std::process::id() % 100_000);
+        let folder = tempfile::tempdir().unwrap();
+        let pins = Path::new("/sys/fs/bpf/nv").join(prefix.trim_end_matches('-'));
+        let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let config = Config {
+            controller: nv_controller::Config {
+                data_dir: folder.path().join("data"),
+                rest: free,
+                grpc: free,
+                ..nv_controller::Config::default()
+            },
+            node: "here".parse().unwrap(),
+            agent_listen: free,
+            pin_dir: pins.clone(),
+            runtimes: DiscoverOptions {
+                docker: Location::Off,
+                netns: Location::Auto,
+                netns_prefix: prefix.clone(),
+            },
+        };
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let stack = runtime
+            .block_on(Stack::start(config, CancellationToken::new()))
+            .unwrap();
+        let product = Self {
+            server: stack.server(),
+            runtime,
+            folder,
+            pins,
+            prefix,
+            stack: Some(stack),
+        };
+        std::fs::write(product.file("ca.pem"), product.stack.as_ref().unwrap().ca()).unwrap();
+        let password = product.stack.as_ref().unwrap().password().unwrap().to_owned();
+        std::fs::write(product.file("password"), password).unwrap();
+        product
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nvctl"));
+        command
+            .args(args)
+            .env("NV_SERVER", &self.server)
+            .env("NV_CA", self.file("ca.pem"))
+            .env("NV_TOKEN_FILE", self.file("token"))
+            .env_remove("NV_PASSWORD")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Exit code, standard output, standard error.
+    fn run(&self, args: &[&str]) -> (i32, String, String) {
+        let output = self.command(args).output().unwrap();
+        (
+            output.status.code().unwrap(),
+            String::from_utf8(output.stdout).unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    }
+
+    /// Output of a command that must succeed.
+    fn ok(&self, args: &[&str]) -> String {
+        let (code, out, err) = self.run(args);
+        assert_eq!(code, 0, "{args:?}: {out}{err}");
+        out
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        let mut args = args.to_vec();
+        args.extend(["-o", "json"]);
+        serde_json::from_str(&self.ok(&args)).unwrap()
+    }
+
+    fn login(&self) {
+        self.ok(&[
+            "login",
+            "--password-file",
+            self.file("password").to_str().unwrap(),
+        ]);
+    }
+
+    fn apply(&self, text: &str) -> (i32, String, String) {
+        let file = self.file("policy.yaml");
+        std::fs::write(&file, text).unwrap();
+        self.run(&["apply", "--wait", "-f", file.to_str().unwrap()])
+    }
+
+    /// A lab whose hosts are the workloads `web`, `app` and `db`, all of them found.
+    fn lab(&self, net: u8) -> Lab {
+        let bridge = self.prefix.trim_end_matches('-').to_owned();
+        let names = ["web", "app", "db"].map(|name| format!("{}{name}", self.prefix));
+        let specs: Vec<_> = names
+            .iter()
+            .zip(2..)
+            .map(|(name, host)| HostSpec::new(name, net, host))
+            .collect();
+        let lab = Lab::create(&bridge, &specs).unwrap();
+        wait_for("three workloads with their addresses", || {
+            let found = self.json(&["get", "workloads"]);
+            let workloads = found["workloads"].as_array()?;
+            let ready = specs.iter().all(|spec| {
+                workloads
+                    .iter()
+                    .any(|workload| workload.to_string().contains(&spec.v4.to_string()))
+            });
+            ready.then_some(())
+        });
+        lab
+    }
+
+    fn host<'a>(&self, lab: &'a Lab, name: &str) -> &'a Host {
+        lab.host(&format!("{}{name}", self.prefix)).unwrap()
+    }
+}
+
+impl Drop for Product {
+    fn drop(&mut self) {
+        if let Some(stack) = self.stack.take() {
+            self.runtime.block_on(stack.stop());
+        }
+        if let Err(error) = nv_dp::EbpfDatapath::purge_pins(&self.pins) {
+            eprintln!("enforcement is left at {}: {error}", self.pins.display());
+        }
+    }
+}
+
+/// A server inside a host that answers every line with one.
+struct Server {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    fn start(host: &Host, port: u16) -> Self {
+        let listener = host
+            .run(move || TcpListener::bind(SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), port)))
+            .unwrap()
+            .unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                match listener.accept() {
+                    Ok((mut stream, _)) => {
+                        let _ = stream.set_read_timeout(Some(Duration::from_millis(200)));
+                        let _ = stream.read(&mut [0; 64]);
+                        let _ = stream.write_all(b"hello\n");
+                    }
+                    Err(_) => std::thread::sleep(Duration::from_millis(5)),
+                }
+            }
+        });
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Whether a greeting comes back.
+fn reaches(from: &Host, to: &Host, port: u16) -> bool {
+    let address = SocketAddr::new(IpAddr::V4(to.spec().v4), port);
+    from.run(move || -> std::io::Result<bool> {
+        let mut stream = TcpStream::connect_timeout(&address, REFUSED)?;
+        stream.set_read_timeout(Some(REFUSED))?;
+        stream.write_all(b"hi\n")?;
+        let mut greeting = [0; 6];
+        stream.read_exact(&mut greeting)?;
+        Ok(&greeting == b"hello\n")
+    })
+    .unwrap()
+    .unwrap_or(false)
+}
+
+#[test]
+fn sessions_lists_and_exit_codes() {
+    if !is_root("sessions_lists_and_exit_codes") {
+        return;
+    }
+    let product = Product::start('s');
+    let (code, out, err) = product.run(&["get", "workloads"]);
+    assert_eq!((code, out.as_str()), (1, ""), "{err}");
+    assert!(err.contains("nvctl login"), "{err}");
+
+    std::fs::write(product.file("wrong"), "not this one").unwrap();
+    let (code, _, err) = product.run(&[
+        "login",
+        "--password-file",
+        product.file("wrong").to_str().unwrap(),
+    ]);
+    assert_eq!(code, 1, "{err}");
+    assert!(!product.file("token").exists());
+    product.login();
+    let mode = std::fs::metadata(product.file("token"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    let _lab = product.lab(201);
+    let table = product.ok(&["get", "workloads"]);
+    assert!(table.trim_start().starts_with("NAME"), "{table}");
+    for name in ["web", "app", "db"] {
+        assert!(table.contains(name), "{table}");
+    }
+    assert!(!table.contains('\x1b'), "colours off a terminal");
+    assert!(product.ok(&["get", "workloads", "-o", "wide"]).contains("LABELS"));
+    assert!(!product.ok(&["get", "workloads", "--no-headers"]).contains("NAME"));
+    let json = product.json(&["get", "workloads"]);
+    assert_eq!(json["workloads"].as_array().unwrap().len(), 3);
+    let lines = product.ok(&["get", "workloads", "-o", "jsonl"]);
+    let each: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(each, *json["workloads"].as_array().unwrap());
+    let yaml = product.ok(&["get", "workloads", "-o", "yaml"]);
+    assert!(yaml.starts_with("workloads:"), "{yaml}");
+    let names = product.ok(&["get", "workloads", "-o", "name"]);
+    assert_eq!(names.lines().count(), 3, "{names}");
+    for kind in [
+        "groups",
+        "rules",
+        "services",
+        "conversations",
+        "violations",
+        "nodes",
+    ] {
+        let (code, _, err) = product.run(&["get", kind, "-o", "json"]);
+        assert_eq!((code, err.as_str()), (0, ""), "{kind}");
+    }
+    assert!(
+        product
+            .ok(&["get", "groups", "containers"])
+            .contains("containers")
+    );
+    assert!(product.ok(&["get", "services", "nv.web"]).contains("nv.web"));
+    assert!(product.ok(&["get", "nodes", "here"]).contains("here"));
+    for missing in [
+        ["get", "groups", "nosuch"],
+        ["get", "workloads", "nosuch"],
+        ["get", "rules", "4711"],
+    ] {
+        let (code, out, err) = product.run(&missing);
+        assert_eq!((code, out.as_str()), (1, ""), "{missing:?}");
+        assert!(err.contains(missing[2]), "{err}");
+    }
+    assert!(product.ok(&["status", "--wait"]).contains("here"));
+
+    assert_eq!(product.run(&["get", "houses"]).0, 2);
+    assert_eq!(product.run(&["set-mode", "nv.web", "Enforce"]).0, 2);
+    let (code, _, err) = product.run(&["get", "rules", "--server", "https://127.0.0.1:9"]);
+    assert_eq!(code, 3, "{err}");
+    assert!(err.contains("127.0.0.1:9"), "{err}");
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(product.ok(&["completion", shell]).contains("set-mode"), "{shell}");
+    }
+    assert!(product.ok(&["--help"]).contains("Exit codes"));
+    assert!(product.ok(&["config"]).contains(&product.server));
+    product.ok(&["logout"]);
+    assert!(!product.file("token").exists());
+    assert_eq!(product.run(&["status"]).0, 1);
+}
+
+#[test]
+fn a_policy_by_file_is_enforced_seen_and_explained() {
+    if !is_root("a_policy_by_file_is_enforced_seen_and_explained") {
+        return;
+    }
+    let product = Product::start('p');
+    product.login();
+    let lab = product.lab(202);
+    let (web, app, db) = (
+        product.host(&lab, "web"),
+        product.host(&lab, "app"),
+        product.host(&lab, "db"),
+    );
+    let _servers = [
+        Server::start(app, 8080),
+        Server::start(app, 9090),
+        Server::start(db, 5432),
+    ];
+    assert!(reaches(web, app, 8080) && reaches(db, app, 8080) && reaches(web, app, 9090));
+    let learned = wait_for("a learned rule", || {
+        let rules = product.json(&["get", "rules"]);
+        rules["rules"]
+            .as_array()?
+            .iter()
+            .find(|rule| rule["cfg_type"] == "learned")
+            .cloned()
+    });
+    assert!(learned["from"].as_str().unwrap().starts_with("nv."), "{learned}");
+
+    // A file is taken whole or not at all.
+    let (code, out, err) = product.apply(
+        "kind: Group\nname: front\ncriteria: [{key: service, value: web}]\n---\nkind: Rule\nfrom: front\nto: nowhere\nports: tcp/80\naction: allow\n",
+    );
+    assert_eq!((code, out.as_str()), (1, ""), "{err}");
+    assert!(err.contains("nowhere"), "{err}");
+    assert_eq!(product.run(&["get", "groups", "front"]).0, 1);
+    for (bad, says) in [
+        (
+            "kind: Rule\nfrom: containers\nto: external\nports: tcp/99999\naction: allow\n",
+            "99999",
+        ),
+        (
+            "kind: Rule\nfrom: containers\nto: external\nport: 80\naction: allow\n",
+            "port",
+        ),
+        (
+            "kind: Group\nname: x\ncriteria: [{key: image, op: like, value: y}]\n",
+            "like",
+        ),
+        ("kind: Cat\nname: x\n", "Cat"),
+        ("kind: [\n", "line"),
+    ] {
+        let (code, _, err) = product.apply(bad);
+        assert_eq!(code, 1, "{bad}: {err}");
+        assert!(err.contains(says), "{bad}: {err}");
+    }
+
+    // Learned rules go, so that only the file speaks.
+    let rules = product.json(&["get", "rules"]);
+    for rule in rules["rules"].as_array().unwrap() {
+        product.ok(&["delete", "rule", &rule["id"].to_string(), "--yes"]);
+    }
+    let text = "kind: Group\nname: front\ncriteria: [{key: service, value: web}]\n---\n\
+                kind: Rule\nid: 7\nfrom: front\nto: nv.app\nports: tcp/8080\naction: allow\n---\n\
+                kind: ServiceMode\nservice: nv.app\nmode: Protect\n";
+    let before = product.file("dry.yaml");
+    std::fs::write(&before, text).unwrap();
+    let dry = product.ok(&["apply", "--dry-run", "-f", before.to_str().unwrap()]);
+    assert!(dry.contains("front"), "{dry}");
+    assert_eq!(
+        product.run(&["get", "groups", "front"]).0,
+        1,
+        "a dry run changes nothing"
+    );
+    let (code, out, err) = product.apply(text);
+    assert_eq!(code, 0, "{out}{err}");
+    assert!(reaches(web, app, 8080));
+    assert!(!reaches(db, app, 8080) && !reaches(web, app, 9090));
+
+    let explained = product.ok(&["explain", "web", "app", "tcp/8080", "--expect", "allow"]);
+    assert!(explained.contains("rule 7"), "{explained}");
+    let (code, out, _) = product.run(&["explain", "db", "app", "tcp/8080", "--expect", "allow"]);
+    assert_eq!(code, 4, "{out}");
+    assert!(out.contains("near miss") && out.contains("rule 7"), "{out}");
+    product.ok(&["explain", "db", "app", "tcp/8080", "--expect", "deny"]);
+    let (code, _, err) = product.run(&["explain", "nobody", "app", "tcp/80"]);
+    assert_eq!(code, 1);
+    assert!(err.contains("nobody"), "{err}");
+
+    let denied = wait_for("the denied flow", || {
+        let flows = product.json(&[
+            "flows",
+            "--from",
+            "db",
+            "--to",
+            "app",
+            "--verdict",
+            "deny",
+            "--port",
+            "8080",
+        ]);
+        flows["flows"].as_array()?.first().cloned()
+    });
+    assert!(denied.to_string().contains("8080"), "{denied}");
+    let none = product.json(&["flows", "--from", "db", "--verdict", "deny", "--port", "1"]);
+    assert_eq!(none["flows"], Value::Array(Vec::new()));
+    wait_for("violations of both", || {
+        let violations = product.json(&["get", "violations"]);
+        let list = violations["violations"].as_array()?;
+        let of = |port: u16| {
+            list.iter()
+                .any(|violation| violation["server_port"] == port && violation["policy_action"] == "deny")
+        };
+        (of(8080) && of(9090)).then_some(())
+    });
+    wait_for("the conversation", || {
+        let table = product.ok(&["get", "conversations"]);
+        (table.contains("web") && table.contains("app")).then_some(())
+    });
+
+    // What is seen from now on, as it comes.
+    let mut follower = product
+        .command(&["flows", "--follow", "--last", "1", "--to", "db", "-o", "jsonl"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+    let (sender, seen) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            let _ = sender.send(line);
+        }
+    });
+    let begun = Instant::now();
+    let line = loop {
+        assert!(begun.elapsed() < PATIENCE, "the follower says nothing");
+        assert!(reaches(web, db, 5432));
+        if let Ok(line) = seen.recv_timeout(Duration::from_millis(300)) {
+            break line;
+        }
+    };
+    assert!(
+        serde_json::from_str::<Value>(&line)
+            .unwrap()
+            .to_string()
+            .contains("5432"),
+        "{line}"
+    );
+    kill(Pid::from_raw(follower.id().cast_signed()), Signal::SIGINT).unwrap();
+    follower.wait().unwrap();
+    reader.join().unwrap();
+
+    let (code, _, err) = product.run(&["delete", "group", "front", "--yes"]);
+    assert_eq!(code, 1, "a rule speaks of it: {err}");
+    assert!(err.contains('7') && err.contains("front"), "{err}");
+    product.ok(&["delete", "rule", "7", "--yes"]);
+    product.ok(&["delete", "group", "front", "--yes"]);
+    let (code, _, err) = product.run(&["delete", "rule", "7", "--yes"]);
+    assert_eq!(code, 1, "{err}");
+    wait_for("the rule's end", || (!reaches(web, app, 8080)).then_some(()));
+    product.ok(&["set-mode", "nv.app", "Discover"]);
+    wait_for("Discover", || {
+        (reaches(web, app, 8080) && reaches(web, app, 9090)).then_some(())
+    });
+}
+
+#[test]
+fn a_capture_is_started_listed_stopped_and_fetched() {
+    if !is_root("a_capture_is_started_listed_stopped_and_fetched") {
+        return;
+    }
+    let product = Product::start('c');
+    product.login();
+    let lab = product.lab(203);
+    let (web, app) = (product.host(&lab, "web"), product.host(&lab, "app"));
+    let _server = Server::start(app, 8080);
+    let id = product.ok(&["capture", "start", "app"]).trim().to_owned();
+    assert!(product.ok(&["capture", "list"]).contains(&id));
+    wait_for("packets in the capture", || {
+        assert!(reaches(web, app, 8080));
+        let list = product.json(&["capture", "list", "app"]);
+        let size = list["sniffers"].as_array()?.first()?["size"].as_u64()?;
+        (size > 500).then_some(())
+    });
+    product.ok(&["capture", "stop", &id]);
+    let file = product.file("app.pcapng");
+    product.ok(&["capture", "download", &id, "-w", file.to_str().unwrap()]);
+    let bytes = std::fs::read(&file).unwrap();
+    assert_eq!(bytes[..4], [0x0a, 0x0d, 0x0d, 0x0a], "a pcapng section header");
+    assert!(
+        bytes.windows(6).any(|window| window == b"hello\n"),
+        "the server's answer is in it"
+    );
+    assert_eq!(
+        std::fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    assert!(!product.file("app.pcapng.part").exists());
+    let piped = product
+        .command(&["capture", "download", &id, "-w", "-"])
+        .output()
+        .unwrap();
+    assert_eq!(piped.stdout, bytes);
+    product.ok(&["capture", "delete", &id]);
+    let (code, _, err) = product.run(&["capture", "download", &id, "-w", "-"]);
+    assert_eq!(code, 1, "{err}");
+    let (code, _, err) = product.run(&["capture", "start", "nobody"]);
+    assert_eq!(code, 1);
+    assert!(err.contains("nobody"), "{err}");
+}
+
+/// What a self test leaves in the system.
+fn traces(child: &Child) -> Vec<String> {
+    let tag = format!("nvct{}", child.id() % 10_000);
+    let folders = ["/sys/class/net", "/run/netns"];
+    let entries = folders
+        .iter()
+        .flat_map(|folder| std::fs::read_dir(folder).into_iter().flatten().flatten());
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| name.contains(&tag))
+        .collect()
+}
+
+#[test]
+fn the_self_test_passes_and_cleans_up_when_it_is_interrupted() {
+    if !is_root("the_self_test_passes_and_cleans_up_when_it_is_interrupted") {
+        return;
+    }
+    let product = Product::start('t');
+    product.login();
+    let prefix = product.prefix.clone();
+    let args = ["connectivity", "test", "--prefix", &prefix];
+    let out = product.ok(&args);
+    assert!(out.contains("connectivity test: passed"), "{out}");
+    let left = |what: &str| {
+        let objects = product.json(&["get", what]);
+        objects[what]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|object| object.to_string().contains("nvct"))
+    };
+    assert!(!left("rules"));
+    wait_for("its groups' end", || (!left("groups")).then_some(()));
+
+    let mut child = product
+        .command(&args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let first = lines.next().unwrap().unwrap();
+    assert!(first.starts_with("ok"), "{first}");
+    assert_ne!(traces(&child), Vec::<String>::new());
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(130));
+    assert_eq!(traces(&child), Vec::<String>::new());
+    assert!(!left("rules"));
+    wait_for("its groups' end", || (!left("groups")).then_some(()));
+}
