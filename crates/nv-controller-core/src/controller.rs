@@ -310,7 +310,8 @@ impl Controller {
 
     /// Counts records that were lost on the way, by stage.
     pub fn report_lost(&mut self, stage: &str, count: u64) {
-        *self.lost.entry(stage.to_owned()).or_default() += count;
+        let sum = self.lost.entry(stage.to_owned()).or_default();
+        *sum = sum.saturating_add(count);
     }
 
     /// Records lost on the way or here, by stage.
