@@ -14,6 +14,8 @@ use rcgen::{
 };
 use time::OffsetDateTime;
 
+/// Name of the controller's own certificate: agents serve captures to it alone.
+const CONTROLLER: &str = "controller";
 /// Days that the CA is good for.
 const CA_DAYS: i64 = 3650;
 /// Days that a certificate is good for.
@@ -100,11 +102,12 @@ impl Ca {
             "::1".into(),
         ];
         sans.extend(names.iter().cloned());
-        self.issue("controller", &sans)
+        self.issue(CONTROLLER, &sans)
     }
 
     /// A certificate for a node's agent.
     pub(crate) fn agent(&self, node: &NodeId) -> anyhow::Result<Identity> {
+        check_node(node)?;
         self.issue(node.as_str(), &[nv_api::AGENT_NAME.to_owned()])
     }
 
@@ -120,6 +123,7 @@ impl Ca {
 
     /// A certificate for the key of a signing request. Only the key is taken from it: what the certificate says is decided here.
     pub(crate) fn sign_request(&self, node: &NodeId, csr_pem: &str) -> anyhow::Result<String> {
+        check_node(node)?;
         let request = CertificateSigningRequestParams::from_pem(csr_pem)
             .context("not a certificate signing request")?;
         self.sign(
@@ -151,6 +155,14 @@ impl Ca {
         (params.not_before, params.not_after) = validity(LEAF_DAYS)?;
         Ok(params.signed_by(key, &self.issuer).context("cannot sign")?.pem())
     }
+}
+
+/// Refuses a node whose certificate would be as good as the controller's own.
+pub(crate) fn check_node(node: &NodeId) -> anyhow::Result<()> {
+    if node.as_str() == CONTROLLER {
+        bail!("a node cannot be named '{CONTROLLER}': that is the name of the controller's own certificate");
+    }
+    Ok(())
 }
 
 /// From yesterday, for clocks that are a little behind, for so many days.
@@ -236,5 +248,9 @@ mod tests {
             "a name of the request's own got through"
         );
         assert!(ca.sign_request(&"n".parse().unwrap(), "junk").is_err());
+        // An agent with the controller's name could ask every other agent for captures.
+        let error = ca.sign_request(&"controller".parse().unwrap(), &csr).unwrap_err();
+        assert!(error.to_string().contains("'controller'"), "{error}");
+        assert!(ca.agent(&"controller".parse().unwrap()).is_err());
     }
 }

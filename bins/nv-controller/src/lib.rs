@@ -207,7 +207,7 @@ fn serve_grpc(
         .client_ca_root(Certificate::from_pem(&identity.ca_pem))
         // An agent that joins has no certificate yet; every service but Enroll asks for one.
         .client_auth_optional(true);
-    let store = StoreServer::new(grpc::StoreService(Arc::clone(&engine)))
+    let store = StoreServer::new(grpc::StoreService::new(Arc::clone(&engine)))
         .max_decoding_message_size(nv_api::MAX_MESSAGE)
         .max_encoding_message_size(usize::MAX);
     let report =

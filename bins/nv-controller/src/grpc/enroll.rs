@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 use tonic::{Request, Response, Status};
 
 use crate::auth::random_token;
-use crate::ca::Ca;
+use crate::ca::{Ca, check_node};
 
 /// How long a token is good for.
 const LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -45,6 +45,7 @@ impl Tokens {
 
     /// Makes a token for a node.
     pub(crate) fn create(&self, node: &NodeId) -> anyhow::Result<String> {
+        check_node(node)?;
         fs::create_dir_all(&self.folder).with_context(|| format!("cannot make {}", self.folder.display()))?;
         let token = random_token()?;
         let path = self.file(&token);

@@ -2,6 +2,7 @@
 
 mod convert;
 mod enroll;
+mod lease;
 mod report;
 mod store;
 

@@ -1,5 +1,6 @@
 //! Flow reports of agents.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use nv_api::grpc::{FlowBatch, FlowBatchReply, report_server::Report};
@@ -11,6 +12,8 @@ use crate::engine::Engine;
 
 /// Records of one batch.
 const MAX_BATCH: usize = 10_000;
+/// What an agent may say was lost; all else is counted as `agent_other`, so that no agent can make up counters without end.
+const STAGES: [&str; 2] = ["agent_report_queue", "kernel_ring"];
 
 /// Serves [`Report`].
 #[derive(Debug, Clone)]
@@ -23,7 +26,12 @@ impl Report for ReportService {
         self.0.heard(&node);
         let batch = request.into_inner();
         let total = batch.records_json.len();
-        let mut lost: std::collections::BTreeMap<String, u64> = batch.lost.into_iter().collect();
+        let mut lost: BTreeMap<String, u64> = BTreeMap::new();
+        for (stage, count) in batch.lost {
+            let known = STAGES.into_iter().find(|known| *known == stage);
+            let sum = lost.entry(known.unwrap_or("agent_other").to_owned()).or_default();
+            *sum = sum.saturating_add(count);
+        }
         let records: Vec<FlowRecord> = batch
             .records_json
             .iter()

@@ -9,10 +9,11 @@ use nv_api::grpc::{
     self, CommitReply, CommitRequest, Empty, GetReply, GetRequest, LeaseGrantReply, LeaseGrantRequest,
     ListReply, ListRequest, WatchReply, WatchRequest, store_server::Store,
 };
-use nv_store::{Change, KvStore as _, LeaseId, Listing, Op, WatchEvent, WatchStream};
-use nv_types::Revision;
+use nv_store::{Change, KvStore as _, LeaseId, Listing, Op, Txn, WatchEvent, WatchStream};
+use nv_types::{NodeId, Revision};
 use tonic::{Request, Response, Status};
 
+use super::lease::Leases;
 use super::{caller, convert};
 use crate::engine::{Engine, agent_may_read, agent_may_write};
 
@@ -21,7 +22,47 @@ const LONGEST_LEASE: Duration = Duration::from_secs(3600);
 
 /// Serves [`Store`].
 #[derive(Debug, Clone)]
-pub(crate) struct StoreService(pub(crate) Arc<Engine>);
+pub(crate) struct StoreService {
+    engine: Arc<Engine>,
+    leases: Arc<Leases>,
+}
+
+impl StoreService {
+    pub(crate) fn new(engine: Arc<Engine>) -> Self {
+        Self {
+            engine,
+            leases: Arc::default(),
+        }
+    }
+
+    /// Refuses what is not the node's to write.
+    async fn check(&self, node: &NodeId, txn: &Txn) -> Result<(), Status> {
+        for op in &txn.ops {
+            let (Op::Put { key, .. } | Op::Delete { key }) = op;
+            if !agent_may_write(node, key) {
+                tracing::warn!(%node, key, "an agent tried to write a key that is not its own");
+                return Err(Status::permission_denied(format!(
+                    "the agent of '{node}' may not write '{key}'"
+                )));
+            }
+            if let Op::Put { lease: Some(id), .. } = op {
+                self.leases.check(node, *id, self.engine.store()).await?;
+            }
+        }
+        match txn
+            .conditions
+            .iter()
+            .find(|condition| !agent_may_read(&condition.key))
+        {
+            Some(condition) => Err(may_not_read(&condition.key)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn may_not_read(key: &str) -> Status {
+    Status::permission_denied(format!("an agent may not read '{key}'"))
+}
 
 fn filtered(listing: Listing) -> Listing {
     let entries = listing
@@ -68,14 +109,12 @@ type WatchReplies = Pin<Box<dyn Stream<Item = Result<WatchReply, Status>> + Send
 #[tonic::async_trait]
 impl Store for StoreService {
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetReply>, Status> {
-        self.0.heard(&caller(&request)?);
+        self.engine.heard(&caller(&request)?);
         let key = request.into_inner().key;
         if !agent_may_read(&key) {
-            return Err(Status::permission_denied(format!(
-                "an agent may not read '{key}'"
-            )));
+            return Err(may_not_read(&key));
         }
-        let (entry, revision) = self.0.store().get(&key).await.map_err(convert::status)?;
+        let (entry, revision) = self.engine.store().get(&key).await.map_err(convert::status)?;
         Ok(Response::new(GetReply {
             entry: entry.map(convert::entry),
             revision: revision.0,
@@ -83,9 +122,9 @@ impl Store for StoreService {
     }
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListReply>, Status> {
-        self.0.heard(&caller(&request)?);
+        self.engine.heard(&caller(&request)?);
         let listing = self
-            .0
+            .engine
             .store()
             .list(&request.into_inner().prefix)
             .await
@@ -95,38 +134,20 @@ impl Store for StoreService {
 
     async fn commit(&self, request: Request<CommitRequest>) -> Result<Response<CommitReply>, Status> {
         let node = caller(&request)?;
-        self.0.heard(&node);
+        self.engine.heard(&node);
         let txn = convert::txn(request.into_inner())?;
-        for op in &txn.ops {
-            let (Op::Put { key, .. } | Op::Delete { key }) = op;
-            if !agent_may_write(&node, key) {
-                tracing::warn!(%node, key, "an agent tried to write a key that is not its own");
-                return Err(Status::permission_denied(format!(
-                    "the agent of '{node}' may not write '{key}'"
-                )));
-            }
-        }
-        if let Some(condition) = txn
-            .conditions
-            .iter()
-            .find(|condition| !agent_may_read(&condition.key))
-        {
-            return Err(Status::permission_denied(format!(
-                "an agent may not read '{}'",
-                condition.key
-            )));
-        }
-        let outcome = self.0.store().commit(txn).await.map_err(convert::status)?;
+        self.check(&node, &txn).await?;
+        let outcome = self.engine.store().commit(txn).await.map_err(convert::status)?;
         Ok(Response::new(convert::outcome(outcome)))
     }
 
     type WatchStream = WatchReplies;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<WatchReplies>, Status> {
-        self.0.heard(&caller(&request)?);
+        self.engine.heard(&caller(&request)?);
         let request = request.into_inner();
         let events = self
-            .0
+            .engine
             .store()
             .watch(&request.prefix, Revision(request.from))
             .await
@@ -138,9 +159,17 @@ impl Store for StoreService {
         &self,
         request: Request<LeaseGrantRequest>,
     ) -> Result<Response<LeaseGrantReply>, Status> {
-        self.0.heard(&caller(&request)?);
+        let node = caller(&request)?;
+        self.engine.heard(&node);
+        self.leases.room(&node)?;
         let ttl = Duration::from_millis(request.into_inner().ttl_ms).clamp(SHORTEST_LEASE, LONGEST_LEASE);
-        let lease = self.0.store().lease_grant(ttl).await.map_err(convert::status)?;
+        let lease = self
+            .engine
+            .store()
+            .lease_grant(ttl)
+            .await
+            .map_err(convert::status)?;
+        self.leases.note(&node, lease);
         Ok(Response::new(convert::lease(lease)))
     }
 
@@ -148,21 +177,24 @@ impl Store for StoreService {
         &self,
         request: Request<grpc::LeaseId>,
     ) -> Result<Response<LeaseGrantReply>, Status> {
-        self.0.heard(&caller(&request)?);
+        let node = caller(&request)?;
+        self.engine.heard(&node);
         let id = LeaseId(request.into_inner().id);
-        let lease = self
-            .0
-            .store()
-            .lease_keep_alive(id)
-            .await
-            .map_err(convert::status)?;
+        let store = self.engine.store();
+        self.leases.check(&node, id, store).await?;
+        let lease = store.lease_keep_alive(id).await.map_err(convert::status)?;
+        self.leases.note(&node, lease);
         Ok(Response::new(convert::lease(lease)))
     }
 
     async fn lease_revoke(&self, request: Request<grpc::LeaseId>) -> Result<Response<Empty>, Status> {
-        self.0.heard(&caller(&request)?);
+        let node = caller(&request)?;
+        self.engine.heard(&node);
         let id = LeaseId(request.into_inner().id);
-        self.0.store().lease_revoke(id).await.map_err(convert::status)?;
+        let store = self.engine.store();
+        self.leases.check(&node, id, store).await?;
+        store.lease_revoke(id).await.map_err(convert::status)?;
+        self.leases.forget(id);
         Ok(Response::new(Empty {}))
     }
 }
