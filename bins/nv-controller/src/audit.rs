@@ -54,21 +54,36 @@ fn audit_key(number: u64) -> String {
 }
 
 impl Audit {
-    /// Finds the end of the chain and checks what there is of it.
-    pub(crate) async fn open(store: &LocalStore) -> anyhow::Result<Self> {
-        let mut audit = Self::default();
+    /// Finds the end of the chain and checks what there is of it. Gives the number of places where it is broken, too: a log that was
+    /// tampered with is told, and goes on.
+    pub(crate) async fn open(store: &LocalStore) -> anyhow::Result<(Self, usize)> {
+        let (mut audit, mut breaks) = (Self::default(), 0);
         for entry in store.list(keys::AUDIT).await?.entries {
-            let found: AuditEntry = decode(&entry.key, &entry.value)?;
-            let follows = audit.number == 0 || found.before == audit.hash;
-            if found.hash != found.digest() || !follows {
+            let found = decode::<AuditEntry>(&entry.key, &entry.value).ok();
+            let whole = found.as_ref().is_some_and(|found| {
+                // The oldest entries go when there are too many; the first one of all hangs on nothing.
+                let follows = if audit.number == 0 {
+                    found.number > 1 || found.before.is_empty()
+                } else {
+                    found.before == audit.hash
+                };
+                follows && found.hash == found.digest() && entry.key == audit_key(found.number)
+            });
+            if !whole {
+                breaks += 1;
                 tracing::error!(entry = %entry.key, "the audit log was tampered with: the hash chain is broken here");
             }
+            let number = entry
+                .key
+                .strip_prefix(keys::AUDIT)
+                .and_then(|text| text.parse().ok());
             audit = Self {
-                number: found.number,
-                hash: found.hash,
+                // New entries come after whatever is there, so that none is written over.
+                number: number.unwrap_or(audit.number).max(audit.number),
+                hash: found.map_or_else(String::new, |found| found.hash),
             };
         }
-        Ok(audit)
+        Ok((audit, breaks))
     }
 
     /// The next entry with its key, and the key of one that is old enough to go. It counts once [`Audit::advance`] is called.

@@ -28,12 +28,53 @@ pub(crate) enum EngineError {
     /// Something else changed at the same time.
     #[error("'{0}' was changed by somebody else at the same moment: look at it and try again")]
     Conflict(String),
+    /// The request is based on what is no longer so.
+    #[error(
+        "'{key}' was changed at revision {changed}, after revision {seen} that the request is based on: read it again"
+    )]
+    Stale {
+        key: String,
+        changed: Revision,
+        seen: Revision,
+    },
     /// The store did not take it.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The audit entry could not be made.
     #[error("audit log: {0}")]
     Audit(String),
+}
+
+/// Who asks for a change.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asker<'a> {
+    pub(crate) user: &'a str,
+    /// Revision that the request is based on: what it changes must not have been changed after it.
+    pub(crate) seen: Option<Revision>,
+}
+
+impl Asker<'_> {
+    /// nv itself.
+    const NV: Asker<'static> = Asker {
+        user: "nv",
+        seen: None,
+    };
+
+    fn check(&self, plan: &Plan) -> Result<(), EngineError> {
+        let Some(seen) = self.seen else {
+            return Ok(());
+        };
+        for (key, revision) in &plan.conditions {
+            if let Some(changed) = revision.filter(|changed| *changed > seen) {
+                return Err(EngineError::Stale {
+                    key: key.clone(),
+                    changed,
+                    seen,
+                });
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What a change came to.
@@ -55,6 +96,8 @@ pub(crate) struct Engine {
     wake: Notify,
     contacts: Mutex<BTreeMap<NodeId, Instant>>,
     started: Timestamp,
+    /// Places where the audit log's chain was found broken at the start.
+    audit_breaks: usize,
 }
 
 pub(crate) fn now() -> Timestamp {
@@ -66,7 +109,7 @@ pub(crate) fn now() -> Timestamp {
 
 impl Engine {
     pub(crate) async fn open(store: LocalStore) -> anyhow::Result<Arc<Self>> {
-        let audit = Audit::open(&store).await?;
+        let (audit, audit_breaks) = Audit::open(&store).await?;
         let listing = store.list("").await?;
         let mut core = Controller::new();
         let entries = listing
@@ -85,6 +128,7 @@ impl Engine {
             wake: Notify::new(),
             contacts: Mutex::default(),
             started: now(),
+            audit_breaks,
         }))
     }
 
@@ -94,6 +138,11 @@ impl Engine {
 
     pub(crate) const fn started(&self) -> Timestamp {
         self.started
+    }
+
+    /// Places where the audit log's chain was found broken when the controller started.
+    pub(crate) const fn audit_breaks(&self) -> usize {
+        self.audit_breaks
     }
 
     /// Looks at the core. Never held across an await.
@@ -110,13 +159,14 @@ impl Engine {
     /// whoever asked reads what they wrote.
     pub(crate) async fn commit(
         &self,
-        user: &str,
+        asker: Asker<'_>,
         make: impl Fn(&Controller, Timestamp) -> Result<Plan, CommandError>,
     ) -> Result<Committed, EngineError> {
         let mut audit = self.audit.lock().await;
         let mut clash = String::new();
         for _ in 0..TRIES {
             let plan = make(&self.core(), now())?;
+            asker.check(&plan)?;
             if plan.is_empty() {
                 let revision = self.core().revision();
                 return Ok(Committed {
@@ -125,7 +175,7 @@ impl Engine {
                 });
             }
             let next = audit
-                .next(user, &plan.summary, now())
+                .next(asker.user, &plan.summary, now())
                 .map_err(|error| EngineError::Audit(format!("{error:#}")))?;
             let mut txn = transaction(&plan).put(&next.key, next.value.clone());
             if let Some(old) = &next.old {
@@ -135,7 +185,7 @@ impl Engine {
                 CommitOutcome::Committed(revision) => {
                     audit.advance(&next);
                     self.feed(&plan, revision);
-                    tracing::info!(target: "audit", user, %revision, changes = ?plan.summary, "changed");
+                    tracing::info!(target: "audit", user = asker.user, %revision, changes = ?plan.summary, "changed");
                     return Ok(Committed {
                         summary: plan.summary,
                         revision,
@@ -250,7 +300,7 @@ impl Engine {
             let Some(plan) = self.core().poll_plan(now()) else {
                 return;
             };
-            let made = self.commit("nv", |_, _| Ok(plan.clone())).await;
+            let made = self.commit(Asker::NV, |_, _| Ok(plan.clone())).await;
             if let Err(error) = made {
                 tracing::warn!(%error, changes = ?plan.summary, "not made; it comes again");
                 self.core().plan_failed(now());

@@ -75,7 +75,9 @@ impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
         match error {
             EngineError::Refused(error) => error.into(),
-            EngineError::Conflict(_) => Self::new(StatusCode::CONFLICT, error.to_string()),
+            EngineError::Conflict(_) | EngineError::Stale { .. } => {
+                Self::new(StatusCode::CONFLICT, error.to_string())
+            }
             EngineError::Store(_) | EngineError::Audit(_) => {
                 tracing::error!(%error, "a change could not be stored");
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())

@@ -58,7 +58,7 @@ pub(super) async fn create(
     };
     let made = app
         .engine
-        .commit(&user.user, |core, now| core.create_group(&draft, now))
+        .commit(user.asker(), |core, now| core.create_group(&draft, now))
         .await?;
     Ok(done(&made))
 }
@@ -81,7 +81,7 @@ pub(super) async fn change(
     let criteria = config.criteria.as_deref().map(criteria);
     let made = app
         .engine
-        .commit(&user.user, |core, now| {
+        .commit(user.asker(), |core, now| {
             core.patch_group(&name, config.comment.as_deref(), criteria.as_deref(), now)
         })
         .await?;
@@ -97,7 +97,7 @@ pub(super) async fn delete(
 ) -> Result<Response, ApiError> {
     let made = app
         .engine
-        .commit(&user.user, |core, now| core.delete_group(&name, now))
+        .commit(user.asker(), |core, now| core.delete_group(&name, now))
         .await?;
     Ok(done(&made))
 }

@@ -46,6 +46,11 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
                 "Stored values that cannot be used",
                 whole(core.problems().len()),
             ),
+            (
+                "nv_audit_breaks",
+                "Places where the audit log's hash chain was found broken at the start",
+                whole(app.engine.audit_breaks()),
+            ),
         ] {
             let gauge = Gauge::<i64>::default();
             gauge.set(value);

@@ -19,25 +19,27 @@ mod view;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::Extension;
-use axum::extract::{Request, State};
+use axum::extract::{FromRequestParts, Request, State};
 use axum::http::header::{HeaderName, HeaderValue};
+use axum::http::request::Parts;
 use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
+use nv_types::Revision;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::auth::{Auth, Role, Session};
 use crate::ca::Identity;
-use crate::engine::{Committed, Engine};
+use crate::engine::{Asker, Committed, Engine};
 use error::ApiError;
 
 /// Largest body.
 pub(crate) const MAX_BODY: usize = 1 << 20;
-/// Says at which revision a change was written.
+/// In an answer: the revision at which a change was written, or of what was read. In a request: the revision that it is based on; what it
+/// changes must not have been changed after it.
 const REVISION_HEADER: HeaderName = HeaderName::from_static("x-nv-revision");
 /// Routes that need no session.
 const OPEN: [&str; 3] = ["/v1/auth", "/healthz", "/openapi.json"];
@@ -142,6 +144,15 @@ async fn check_session(State(app): State<App>, mut request: Request, next: Next)
             .into_response();
         }
         request.extensions_mut().insert(session);
+        if looks {
+            // Taken before the answer is made: at worst a later change is taken for one that was not seen.
+            let revision = app.engine.core().revision();
+            let mut response = next.run(request).await;
+            if response.status().is_success() {
+                response.headers_mut().insert(REVISION_HEADER, revision.0.into());
+            }
+            return response;
+        }
     }
     next.run(request).await
 }
@@ -165,7 +176,48 @@ async fn headers(request: Request, next: Next) -> Response {
     response
 }
 
-type User = Extension<Session>;
+/// Whose call it is.
+#[derive(Debug, Clone)]
+pub(crate) struct User {
+    user: String,
+    role: Role,
+    /// Revision that the call is based on.
+    seen: Option<Revision>,
+}
+
+impl User {
+    fn asker(&self) -> Asker<'_> {
+        Asker {
+            user: &self.user,
+            seen: self.seen,
+        }
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for User {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        let session = parts.extensions.get::<Session>();
+        let session = session.ok_or_else(|| {
+            ApiError::new(
+                StatusCode::UNAUTHORIZED,
+                "a valid token is needed in X-Auth-Token",
+            )
+        })?;
+        let seen = parts.headers.get(&REVISION_HEADER).map(|value| {
+            let number = value.to_str().ok().and_then(|text| text.parse().ok());
+            number
+                .map(Revision)
+                .ok_or_else(|| ApiError::invalid("X-Nv-Revision: it is not a revision's number"))
+        });
+        Ok(Self {
+            user: session.user.clone(),
+            role: session.role,
+            seen: seen.transpose()?,
+        })
+    }
+}
 
 /// An empty answer with the revision of a change.
 fn done(made: &Committed) -> Response {

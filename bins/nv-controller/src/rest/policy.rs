@@ -33,7 +33,7 @@ pub(super) async fn change_settings(
 ) -> Result<Response, ApiError> {
     let made = app
         .engine
-        .commit(&user.user, |core, now| core.patch_settings(&body.settings, now))
+        .commit(user.asker(), |core, now| core.patch_settings(&body.settings, now))
         .await?;
     Ok(done(&made))
 }
@@ -95,7 +95,7 @@ pub(super) async fn apply(
     }
     let made = app
         .engine
-        .commit(&user.user, |core, now| core.apply(&documents, now))
+        .commit(user.asker(), |core, now| core.apply(&documents, now))
         .await?;
     let mut headers = HeaderMap::new();
     headers.insert(REVISION_HEADER, made.revision.0.into());

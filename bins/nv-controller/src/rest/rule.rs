@@ -117,13 +117,13 @@ pub(super) async fn act(
     let made = if let Some(insert) = action.insert {
         let drafts = insert.rules.iter().map(draft).collect::<Result<Vec<_>, _>>()?;
         engine
-            .commit(&user.user, |core, now| {
+            .commit(user.asker(), |core, now| {
                 core.insert_rules(insert.after, &drafts, now)
             })
             .await?
     } else if let Some(moved) = action.moved {
         engine
-            .commit(&user.user, |core, now| {
+            .commit(user.asker(), |core, now| {
                 core.move_rule(RuleId(moved.id), moved.after, now)
             })
             .await?
@@ -138,7 +138,7 @@ pub(super) async fn act(
                 .collect::<Result<Vec<_>, _>>()?
         };
         engine
-            .commit(&user.user, |core, now| core.replace_rules(&drafts, now))
+            .commit(user.asker(), |core, now| core.replace_rules(&drafts, now))
             .await?
     } else {
         let ids: Vec<_> = action
@@ -148,7 +148,7 @@ pub(super) async fn act(
             .map(RuleId)
             .collect();
         engine
-            .commit(&user.user, |core, now| core.delete_rules(&ids, now))
+            .commit(user.asker(), |core, now| core.delete_rules(&ids, now))
             .await?
     };
     Ok(done(&made))
@@ -180,7 +180,7 @@ pub(super) async fn change(
     };
     let made = app
         .engine
-        .commit(&user.user, |core, now| core.patch_rule(id, &patch, now))
+        .commit(user.asker(), |core, now| core.patch_rule(id, &patch, now))
         .await?;
     Ok(done(&made))
 }
@@ -195,7 +195,7 @@ pub(super) async fn delete(
     let id = rule_id(&id)?;
     let made = app
         .engine
-        .commit(&user.user, |core, now| core.delete_rules(&[id], now))
+        .commit(user.asker(), |core, now| core.delete_rules(&[id], now))
         .await?;
     Ok(done(&made))
 }

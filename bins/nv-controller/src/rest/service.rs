@@ -72,7 +72,7 @@ pub(super) async fn config(
     })?;
     let made = app
         .engine
-        .commit(&user.user, |core, now| core.set_modes(&names, mode, now))
+        .commit(user.asker(), |core, now| core.set_modes(&names, mode, now))
         .await?;
     Ok(done(&made))
 }
