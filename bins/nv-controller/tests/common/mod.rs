@@ -22,6 +22,8 @@ pub(crate) struct Bed {
     pub(crate) token: String,
     pub(crate) folder: TempDir,
     pub(crate) stop: CancellationToken,
+    /// Of `admin`.
+    pub(crate) password: String,
 }
 
 impl Bed {
@@ -38,12 +40,18 @@ impl Bed {
             token: String::new(),
             folder,
             stop,
+            password: String::new(),
         };
-        let password = bed.handle.admin_password().unwrap().to_owned();
-        let (status, answer) = bed.login(&password).await;
-        assert_eq!(status, StatusCode::OK, "{answer}");
-        bed.token = answer["token"]["token"].as_str().unwrap().to_owned();
+        bed.password = bed.handle.admin_password().unwrap().to_owned();
+        bed.token = bed.relogin().await;
         bed
+    }
+
+    /// A new session's token.
+    pub(crate) async fn relogin(&self) -> String {
+        let (status, answer) = self.login(&self.password).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        answer["token"]["token"].as_str().unwrap().to_owned()
     }
 
     pub(crate) async fn login(&self, password: &str) -> (StatusCode, Value) {
