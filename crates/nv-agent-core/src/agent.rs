@@ -91,7 +91,8 @@ impl Agent {
             Input::StoreResync { entries, revision } => self.store_resync(&entries, revision),
             Input::Applied(result) => self.applied(result),
             Input::Attached { ifindex, result } => {
-                self.endpoints.attached(ifindex, result, self.now);
+                let effect = self.endpoints.attached(ifindex, result, self.now);
+                self.effects.extend(effect);
             }
             Input::Lost(lost) => self.lost = lost,
             Input::Tick => {}
@@ -336,10 +337,13 @@ impl Agent {
     }
 
     fn plan_endpoints(&mut self) {
-        if self.in_force.is_some() {
-            let effects = self.endpoints.plan(&self.workloads_in_force, self.now);
-            self.effects.extend(effects);
+        if self.in_force.is_none() {
+            return;
         }
+        let in_force = &self.workloads_in_force;
+        let is_known = |id: &WorkloadId| in_force.contains(id);
+        let effects = self.endpoints.plan(is_known, self.now);
+        self.effects.extend(effects);
     }
 
     // What the node says of itself.

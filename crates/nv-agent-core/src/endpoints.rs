@@ -8,16 +8,24 @@ use crate::io::{Effect, EndpointWant};
 
 /// How long an interface may stay without a workload before it is let go, where settings leave that open.
 const UNCLAIMED: u64 = 30_000_000_000;
-/// Pause before an attach that failed is tried again, and how often.
-const RETRY: u64 = 1_000_000_000;
-const TRIES: u8 = 5;
+/// Pause before what failed is tried again: it doubles each time, up to the longest.
+const FIRST_PAUSE: u64 = 1_000_000_000;
+const DOUBLINGS: u32 = 6;
+
+/// When to try again what has failed this often in a row.
+fn try_again(failures: u32, now: Timestamp) -> Timestamp {
+    let pause = FIRST_PAUSE << failures.saturating_sub(1).min(DOUBLINGS);
+    Timestamp(now.0.saturating_add(pause))
+}
 
 /// What is known of an interface.
 #[derive(Debug)]
 struct Endpoint {
     name: String,
-    /// As it was last asked for.
+    /// As it was last asked for, unless that was refused.
     asked: Option<EndpointWant>,
+    /// As the datapath has it for certain.
+    guarded: Option<EndpointWant>,
     /// When it showed up.
     since: Timestamp,
     /// After failures.
@@ -30,11 +38,20 @@ struct Endpoint {
 #[derive(Debug)]
 struct Failed {
     /// How often in a row.
-    count: u8,
-    /// When to try again.
-    again: Timestamp,
+    count: u32,
+    /// When to try again; `None` once that time has come.
+    again: Option<Timestamp>,
     /// What the last one said.
     words: String,
+}
+
+/// An answer that has not come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Awaited {
+    /// It is about the interface as it is known.
+    Current,
+    /// The interface was let go since: whatever it says does not count.
+    Outdated,
 }
 
 /// The interfaces of the node that matter.
@@ -44,10 +61,16 @@ pub(crate) struct Endpoints {
     known: BTreeMap<u32, Endpoint>,
     /// Interfaces of workloads that run here.
     claims: BTreeMap<u32, EndpointWant>,
+    /// At most one request an interface is under way, so that the datapath's queue is bounded.
+    awaited: BTreeMap<u32, Awaited>,
+    /// Interfaces that the datapath may have: asked for since it was last told to let go, or there before this agent.
+    touched: BTreeSet<u32>,
 }
 
 impl Endpoints {
     pub(crate) fn preexisting(&mut self, indexes: BTreeSet<u32>) {
+        // An agent before this one may have left them guarded.
+        self.touched.extend(&indexes);
         self.preexisting = indexes;
     }
 
@@ -57,15 +80,24 @@ impl Endpoints {
         }
         self.known
             .entry(ifindex)
+            .and_modify(|endpoint| endpoint.name.clone_from(&name))
             .or_insert_with(|| Endpoint::new(name, now));
     }
 
-    /// Forgets an interface; whether it was guarded.
+    /// Forgets an interface that is gone.
     pub(crate) fn gone(&mut self, ifindex: u32) -> Option<Effect> {
         self.preexisting.remove(&ifindex);
         self.claims.remove(&ifindex);
-        let endpoint = self.known.remove(&ifindex)?;
-        endpoint.asked.map(|_| Effect::Detach(ifindex))
+        self.known.remove(&ifindex);
+        self.let_go(ifindex)
+    }
+
+    /// Tells the datapath to let go of an interface, if it may have it.
+    fn let_go(&mut self, ifindex: u32) -> Option<Effect> {
+        if let Some(awaited) = self.awaited.get_mut(&ifindex) {
+            *awaited = Awaited::Outdated;
+        }
+        self.touched.remove(&ifindex).then_some(Effect::Detach(ifindex))
     }
 
     /// Takes over which interfaces belong to the workloads that run here.
@@ -107,23 +139,21 @@ impl Endpoints {
         self.claims = claims;
         left.into_iter()
             .filter_map(|ifindex| {
-                self.known
-                    .remove(&ifindex)?
-                    .asked
-                    .map(|_| Effect::Detach(ifindex))
+                self.known.remove(&ifindex);
+                self.let_go(ifindex)
             })
             .collect()
     }
 
-    /// What is to be attached now that the image in force knows these workloads.
-    pub(crate) fn plan(&mut self, in_force: &BTreeSet<WorkloadId>, now: Timestamp) -> Vec<Effect> {
+    /// What is to be attached now that the image in force knows the workloads for which `is_known` holds.
+    pub(crate) fn plan(&mut self, is_known: impl Fn(&WorkloadId) -> bool, now: Timestamp) -> Vec<Effect> {
         let mut effects = Vec::new();
         for (ifindex, endpoint) in &mut self.known {
-            if endpoint.released || endpoint.failed.as_ref().is_some_and(|failed| failed.again > now) {
+            if endpoint.released || self.awaited.contains_key(ifindex) || endpoint.is_paused(now) {
                 continue;
             }
             let claimed = self.claims.get(ifindex);
-            let known = claimed.filter(|want| want.workload.as_ref().is_some_and(|id| in_force.contains(id)));
+            let known = claimed.filter(|want| want.workload.as_ref().is_some_and(&is_known));
             let want = known.cloned().unwrap_or_else(|| EndpointWant {
                 ifindex: *ifindex,
                 name: endpoint.name.clone(),
@@ -133,37 +163,49 @@ impl Endpoints {
             });
             // What has a workload keeps it until the next image: it never falls back to unknown.
             let is_step_back = want.workload.is_none()
-                && (endpoint
-                    .asked
-                    .as_ref()
-                    .is_some_and(|asked| asked.workload.is_some())
+                && (endpoint.workload().is_some()
                     || (claimed.is_some() && self.preexisting.contains(ifindex)));
             if !is_step_back && endpoint.asked.as_ref() != Some(&want) {
                 endpoint.asked = Some(want.clone());
+                self.awaited.insert(*ifindex, Awaited::Current);
+                self.touched.insert(*ifindex);
                 effects.push(Effect::Attach(want));
             }
         }
         effects
     }
 
-    pub(crate) fn attached(&mut self, ifindex: u32, result: Result<(), Option<String>>, now: Timestamp) {
-        let Some(endpoint) = self.known.get_mut(&ifindex) else {
-            return;
-        };
+    /// Takes the answer to a request.
+    pub(crate) fn attached(
+        &mut self,
+        ifindex: u32,
+        result: Result<(), Option<String>>,
+        now: Timestamp,
+    ) -> Option<Effect> {
+        if self.awaited.remove(&ifindex)? == Awaited::Outdated {
+            return None;
+        }
+        let endpoint = self.known.get_mut(&ifindex)?;
         match result {
-            Ok(()) => endpoint.failed = None,
+            Ok(()) => {
+                endpoint.failed = None;
+                endpoint.guarded.clone_from(&endpoint.asked);
+                None
+            }
             Err(None) => {
                 self.known.remove(&ifindex);
+                self.let_go(ifindex)
             }
             Err(Some(words)) => {
-                let count = endpoint.failed.as_ref().map_or(0, |failed| failed.count) + 1;
-                let again = if count < TRIES {
-                    Timestamp(now.0 + RETRY)
-                } else {
-                    Timestamp(u64::MAX)
-                };
+                let count = endpoint
+                    .failed
+                    .as_ref()
+                    .map_or(0, |failed| failed.count)
+                    .saturating_add(1);
+                let again = Some(try_again(count, now));
                 endpoint.failed = Some(Failed { count, again, words });
                 endpoint.asked = None;
+                None
             }
         }
     }
@@ -172,8 +214,13 @@ impl Endpoints {
     pub(crate) fn problems(&self) -> impl Iterator<Item = String> + '_ {
         self.known.iter().filter_map(|(ifindex, endpoint)| {
             let words = &endpoint.failed.as_ref()?.words;
+            let state = if endpoint.guarded.is_some() {
+                "guarded as it was before"
+            } else {
+                "not guarded"
+            };
             Some(format!(
-                "interface {} ({ifindex}) is not guarded: {words}",
+                "interface {} ({ifindex}) is {state}: {words}",
                 endpoint.name
             ))
         })
@@ -181,17 +228,20 @@ impl Endpoints {
 
     /// Lets interfaces go that nobody has claimed for too long.
     pub(crate) fn release(&mut self, now: Timestamp) -> Vec<Effect> {
-        let mut effects = Vec::new();
+        let mut left = Vec::new();
         for (ifindex, endpoint) in &mut self.known {
             let unclaimed = !self.claims.contains_key(ifindex);
             if unclaimed && !endpoint.released && now.since(endpoint.since) >= UNCLAIMED {
                 endpoint.released = true;
-                if endpoint.asked.take().is_some() {
-                    effects.push(Effect::Detach(*ifindex));
-                }
+                endpoint.asked = None;
+                endpoint.guarded = None;
+                endpoint.failed = None;
+                left.push(*ifindex);
             }
         }
-        effects
+        left.into_iter()
+            .filter_map(|ifindex| self.let_go(ifindex))
+            .collect()
     }
 
     /// Interfaces that were let go.
@@ -205,13 +255,13 @@ impl Endpoints {
     pub(crate) fn guarded(&self) -> usize {
         self.known
             .values()
-            .filter(|endpoint| endpoint.asked.is_some())
+            .filter(|endpoint| endpoint.guarded.is_some())
             .count()
     }
 
     /// The workload whose interface this is.
     pub(crate) fn workload(&self, ifindex: u32) -> Option<&WorkloadId> {
-        self.known.get(&ifindex)?.asked.as_ref()?.workload.as_ref()
+        self.known.get(&ifindex)?.workload()
     }
 
     /// When something here is due.
@@ -219,8 +269,7 @@ impl Endpoints {
         let retries = self
             .known
             .values()
-            .filter(|endpoint| endpoint.asked.is_none())
-            .filter_map(|endpoint| Some(endpoint.failed.as_ref()?.again));
+            .filter_map(|endpoint| endpoint.failed.as_ref()?.again);
         let unclaimed = self
             .known
             .iter()
@@ -228,7 +277,7 @@ impl Endpoints {
                 releases && !endpoint.released && !self.claims.contains_key(*ifindex)
             })
             .map(|(_, endpoint)| Timestamp(endpoint.since.0.saturating_add(UNCLAIMED)));
-        retries.chain(unclaimed).filter(|at| at.0 != u64::MAX).min()
+        retries.chain(unclaimed).min()
     }
 }
 
@@ -237,9 +286,28 @@ impl Endpoint {
         Self {
             name,
             asked: None,
+            guarded: None,
             since,
             failed: None,
             released: false,
         }
+    }
+
+    /// As whose it is guarded, or was last asked to be.
+    fn workload(&self) -> Option<&WorkloadId> {
+        let want = self.asked.as_ref().or(self.guarded.as_ref())?;
+        want.workload.as_ref()
+    }
+
+    /// Whether it has failed and its time has not come.
+    fn is_paused(&mut self, now: Timestamp) -> bool {
+        let Some(again) = self.failed.as_mut().map(|failed| &mut failed.again) else {
+            return false;
+        };
+        if again.is_some_and(|at| at > now) {
+            return true;
+        }
+        *again = None;
+        false
     }
 }

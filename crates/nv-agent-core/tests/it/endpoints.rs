@@ -129,16 +129,19 @@ fn a_failed_attach_is_tried_again_and_named() {
     while !world.store.untold.is_empty() {
         world.tell_change();
     }
-    for tries in 1..=5 {
-        assert_eq!(world.attaching.len(), 1, "try {tries}");
+    for pause in [1, 2, 4, 8, 16, 32, 64, 64] {
+        assert_eq!(world.attaching.len(), 1, "before a pause of {pause} s");
         world.answer_attach(Some("no room".into()));
         let words = world.node.clone().unwrap().degraded.join("; ");
         assert!(words.contains("veth7") && words.contains("no room"), "{words}");
         assert!(world.attaching.is_empty(), "not at once");
-        world.wait(SECOND);
+        assert_eq!(world.agent.poll_timeout().unwrap().0, world.now + pause * SECOND);
+        world.wait(pause * SECOND);
         world.answer_apply(Ok(()));
     }
-    assert!(world.attaching.is_empty(), "five times are enough");
+    world.settle();
+    assert_eq!(world.guarded[&7], Some(id("web")), "it is never given up");
+    assert!(world.node.clone().unwrap().degraded.is_empty());
     // Once it is another interface, it is tried anew.
     world.unlink(7);
     world.link(9);

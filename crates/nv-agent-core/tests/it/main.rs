@@ -8,6 +8,8 @@
 )]
 
 mod endpoints;
+mod races;
 mod random;
+mod shell;
 mod store;
 mod world;

@@ -90,6 +90,10 @@ pub(crate) struct World {
     pub(crate) guarded: BTreeMap<u32, Option<WorkloadId>>,
     /// Interfaces that the agent has asked to guard and not to let go.
     asked: BTreeSet<u32>,
+    /// Interfaces that an agent before this one may have guarded.
+    preexisting: BTreeSet<u32>,
+    /// Of those that wait: let go again since.
+    undone: BTreeSet<u32>,
     pub(crate) links: BTreeSet<u32>,
     /// The node as it was last reported.
     pub(crate) node: Option<Node>,
@@ -106,6 +110,8 @@ impl World {
             attaching: VecDeque::new(),
             guarded: BTreeMap::new(),
             asked: BTreeSet::new(),
+            preexisting: BTreeSet::new(),
+            undone: BTreeSet::new(),
             links: BTreeSet::new(),
             node: None,
         };
@@ -118,6 +124,9 @@ impl World {
 
     /// Gives the agent an input and takes what it asks for.
     pub(crate) fn tell(&mut self, input: Input) {
+        if let Input::Preexisting(indexes) = &input {
+            self.preexisting.clone_from(indexes);
+        }
         self.agent.handle(input, Timestamp(self.now));
         let mut count = 0;
         while let Some(effect) = self.agent.poll_effect() {
@@ -156,8 +165,13 @@ impl World {
                 self.attaching.push_back(want);
             }
             Effect::Detach(ifindex) => {
-                assert!(self.asked.remove(&ifindex), "{ifindex} was never guarded");
-                self.attaching.retain(|want| want.ifindex != ifindex);
+                assert!(
+                    self.asked.remove(&ifindex) || self.preexisting.remove(&ifindex),
+                    "{ifindex} was never guarded"
+                );
+                if self.attaching.iter().any(|want| want.ifindex == ifindex) {
+                    self.undone.insert(ifindex);
+                }
                 self.guarded.remove(&ifindex);
             }
             Effect::Store { key, value } => {
@@ -199,13 +213,8 @@ impl World {
             Some(words) => Err(Some(words)),
             None => Ok(()),
         };
-        match &result {
-            Ok(()) => {
-                self.guarded.insert(ifindex, want.workload);
-            }
-            Err(_) => {
-                self.asked.remove(&ifindex);
-            }
+        if !self.undone.remove(&ifindex) && result.is_ok() {
+            self.guarded.insert(ifindex, want.workload);
         }
         self.tell(Input::Attached { ifindex, result });
     }
