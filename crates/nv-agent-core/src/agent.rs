@@ -340,8 +340,11 @@ impl Agent {
         if self.in_force.is_none() {
             return;
         }
-        let in_force = &self.workloads_in_force;
-        let is_known = |id: &WorkloadId| in_force.contains(id);
+        // An image on its way is in force before what is asked for now: a workload that it lacks would be open.
+        let (in_force, next) = (&self.workloads_in_force, self.applying.as_ref());
+        let is_known = |id: &WorkloadId| {
+            in_force.contains(id) && next.is_none_or(|(_, workloads)| workloads.contains(id))
+        };
         let effects = self.endpoints.plan(is_known, self.now);
         self.effects.extend(effects);
     }

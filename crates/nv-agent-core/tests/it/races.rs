@@ -19,6 +19,33 @@ fn write<T: serde::Serialize>(shell: &mut Shell, key: &str, value: &T) {
 }
 
 #[test]
+fn a_workload_that_restarts_waits_for_an_image_that_knows_it() {
+    let mut shell = ready(&[]);
+    shell.link(7);
+    shell.up(&workload("web", "n1", 7));
+    shell.synced(&["web"]);
+    shell.settle();
+    assert_eq!(shell.owner(7), Some(Some(id("web"))));
+    // It ends, and an image without it is on its way when it is there again: that image comes first.
+    shell.down("web");
+    shell.unlink(7);
+    // The runtime is faster than the kernel's message.
+    shell.kernel.links.insert(8, "veth8".into());
+    shell.up(&workload("web", "n1", 8));
+    while !shell.asks.is_empty() {
+        shell.serve(None); // asserts that the tables know who is attached
+    }
+    assert_eq!(
+        shell.owner(8),
+        Some(None),
+        "guarded as nobody's until the next image"
+    );
+    shell.settle();
+    assert_eq!(shell.owner(8), Some(Some(id("web"))));
+    assert_eq!(shell.kernel.guarded.len(), 1);
+}
+
+#[test]
 fn an_attach_that_fails_once_it_is_guarded_is_undone_when_the_workload_ends() {
     let mut shell = ready(&[]);
     shell.link(7);
