@@ -9,7 +9,7 @@ use nv_types::{
 };
 
 use crate::book::AddressBook;
-use crate::endpoints::Endpoints;
+use crate::endpoints::{Endpoints, try_again};
 use crate::io::{Effect, Facts, FlowSample, Input, Switches};
 
 /// The agent's state.
@@ -32,6 +32,9 @@ pub struct Agent {
     dirty: bool,
     /// Revision and workloads of the image that is being put in force.
     applying: Option<(Revision, BTreeSet<WorkloadId>)>,
+    /// How often in a row an image was refused, and when to try again.
+    refusals: u32,
+    retry: Option<Timestamp>,
     in_force: Option<Revision>,
     workloads_in_force: BTreeSet<WorkloadId>,
     /// What is wrong, by what it is about.
@@ -59,6 +62,8 @@ impl Agent {
             book: AddressBook::default(),
             dirty: false,
             applying: None,
+            refusals: 0,
+            retry: None,
             in_force: None,
             workloads_in_force: BTreeSet::new(),
             degraded: BTreeMap::new(),
@@ -104,6 +109,10 @@ impl Agent {
         if self.releases() {
             let released = self.endpoints.release(self.now);
             self.effects.extend(released);
+        }
+        if self.retry.is_some_and(|at| at <= self.now) {
+            self.retry = None;
+            self.dirty = true;
         }
         self.plan_endpoints();
         let names: Vec<_> = self.endpoints.released().collect();
@@ -291,6 +300,7 @@ impl Agent {
 
     fn compile(&mut self) {
         self.dirty = false;
+        self.retry = None;
         let input = self.input();
         match compile(&input, &self.node, self.seen) {
             Ok(compiled) => {
@@ -327,11 +337,15 @@ impl Agent {
             Ok(()) => {
                 self.in_force = Some(revision);
                 self.workloads_in_force = workloads;
+                self.refusals = 0;
                 self.degraded.remove("apply");
             }
             Err(words) => {
                 let what = format!("the policy of revision {revision} is not in force: {words}");
                 self.degraded.insert("apply".into(), what);
+                // It may have been want of memory; meanwhile the old one stays.
+                self.refusals = self.refusals.saturating_add(1);
+                self.retry = Some(try_again(self.refusals, self.now));
             }
         }
     }
@@ -417,7 +431,11 @@ impl Agent {
     /// When to call with [`Input::Tick`] if nothing else happens.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        self.endpoints.due(self.releases())
+        self.endpoints
+            .due(self.releases())
+            .into_iter()
+            .chain(self.retry)
+            .min()
     }
 
     /// Revision in force.

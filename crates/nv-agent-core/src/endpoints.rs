@@ -13,7 +13,7 @@ const FIRST_PAUSE: u64 = 1_000_000_000;
 const DOUBLINGS: u32 = 6;
 
 /// When to try again what has failed this often in a row.
-fn try_again(failures: u32, now: Timestamp) -> Timestamp {
+pub(crate) fn try_again(failures: u32, now: Timestamp) -> Timestamp {
     let pause = FIRST_PAUSE << failures.saturating_sub(1).min(DOUBLINGS);
     Timestamp(now.0.saturating_add(pause))
 }

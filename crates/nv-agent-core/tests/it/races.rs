@@ -145,6 +145,46 @@ fn a_stranger_that_failed_is_let_go_without_running_in_circles() {
 }
 
 #[test]
+fn a_refused_image_is_tried_again_at_growing_intervals() {
+    let mut shell = ready(&[]);
+    let before = shell.agent.revision().unwrap();
+    let key = keys::mode(&"nv.web".parse().unwrap());
+    write(&mut shell, &key, &StoredMode { mode: Mode::Protect });
+    shell.change();
+    let mut pauses = Vec::new();
+    for _ in 0..9 {
+        assert!(matches!(shell.asks.front(), Some(Ask::Apply(..))));
+        shell.serve(Some("no memory"));
+        shell.read();
+        assert!(shell.asks.is_empty(), "not at once");
+        assert_eq!(shell.agent.revision(), Some(before));
+        assert!(shell.troubles().contains("no memory"), "{}", shell.troubles());
+        let pause = shell.agent.poll_timeout().unwrap().0 - shell.now;
+        pauses.push(pause / SECOND);
+        shell.wait(pause);
+    }
+    assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 64, 64]);
+    shell.settle();
+    assert!(shell.agent.revision().unwrap() > before);
+    assert_eq!(shell.troubles(), "");
+    assert_eq!(shell.agent.poll_timeout(), None);
+}
+
+#[test]
+fn a_change_does_not_wait_for_the_next_try() {
+    let mut shell = ready(&[]);
+    let key = keys::mode(&"nv.web".parse().unwrap());
+    write(&mut shell, &key, &StoredMode { mode: Mode::Protect });
+    shell.change();
+    shell.serve(Some("no memory"));
+    shell.read();
+    write(&mut shell, &key, &StoredMode { mode: Mode::Monitor });
+    shell.settle();
+    assert_eq!(shell.troubles(), "");
+    assert_eq!(shell.agent.poll_timeout(), None);
+}
+
+#[test]
 fn an_agent_that_starts_again_without_controller_uses_what_was_saved() {
     let mut shell = ready(&[]);
     let key = keys::mode(&"nv.web".parse().unwrap());
