@@ -109,6 +109,8 @@ impl Agent {
         if self.releases() {
             let released = self.endpoints.release(self.now);
             self.effects.extend(released);
+        } else {
+            self.endpoints.take_back();
         }
         if self.retry.is_some_and(|at| at <= self.now) {
             self.retry = None;

@@ -244,6 +244,13 @@ impl Endpoints {
             .collect()
     }
 
+    /// Takes back what was let go: strangers are guarded from now on, however long they have been there.
+    pub(crate) fn take_back(&mut self) {
+        for endpoint in self.known.values_mut() {
+            endpoint.released = false;
+        }
+    }
+
     /// Interfaces that were let go.
     pub(crate) fn released(&self) -> impl Iterator<Item = &str> {
         self.known

@@ -1,7 +1,7 @@
 //! Stories in which something happens while something else is under way.
 
 use nv_policy::{StoredMode, encode};
-use nv_types::{Mode, keys};
+use nv_types::{Mode, PolicySettings, UnknownEndpoint, keys};
 
 use crate::shell::{Ask, Shell};
 use crate::world::{SECOND, id, node, workload};
@@ -16,6 +16,15 @@ fn ready(preexisting: &[u32]) -> Shell {
 
 fn write<T: serde::Serialize>(shell: &mut Shell, key: &str, value: &T) {
     shell.store.write(key, Some(encode(key, value).unwrap()));
+}
+
+fn settings(shell: &mut Shell, unknown_endpoint: UnknownEndpoint) {
+    let value = PolicySettings {
+        unknown_endpoint,
+        ..PolicySettings::default()
+    };
+    write(shell, keys::SETTINGS, &value);
+    shell.settle();
 }
 
 #[test]
@@ -142,6 +151,24 @@ fn a_stranger_that_failed_is_let_go_without_running_in_circles() {
         shell.troubles()
     );
     assert_eq!(shell.agent.poll_timeout(), None);
+}
+
+#[test]
+fn strangers_that_were_let_go_are_guarded_again_when_settings_deny() {
+    let mut shell = ready(&[]);
+    shell.link(7);
+    shell.settle();
+    shell.wait(31 * SECOND);
+    shell.settle();
+    assert_eq!(shell.owner(7), None);
+    settings(&mut shell, UnknownEndpoint::Deny);
+    assert_eq!(shell.owner(7), Some(None));
+    assert_eq!(shell.troubles(), "");
+    shell.wait(3600 * SECOND);
+    assert_eq!(shell.owner(7), Some(None));
+    // And back: it has been a stranger for long enough.
+    settings(&mut shell, UnknownEndpoint::Auto);
+    assert_eq!(shell.owner(7), None);
 }
 
 #[test]
