@@ -11,5 +11,6 @@ mod endpoints;
 mod races;
 mod random;
 mod shell;
+mod simulation;
 mod store;
 mod world;

@@ -55,6 +55,25 @@ fn a_workload_that_restarts_waits_for_an_image_that_knows_it() {
 }
 
 #[test]
+fn an_interface_that_workloads_share_never_falls_back_to_nobody() {
+    let mut shell = ready(&[]);
+    shell.link(7);
+    shell.up(&workload("web", "n1", 7));
+    shell.synced(&["web"]);
+    shell.settle();
+    // Another one in its namespace.
+    shell.up(&workload("web2", "n1", 7));
+    shell.settle(); // asserts that it always has an owner
+    assert_eq!(shell.owner(7), Some(Some(id("web2"))));
+    shell.down("web2");
+    shell.settle();
+    assert_eq!(shell.owner(7), Some(Some(id("web"))));
+    shell.down("web");
+    shell.settle();
+    assert_eq!(shell.owner(7), None);
+}
+
+#[test]
 fn an_attach_that_fails_once_it_is_guarded_is_undone_when_the_workload_ends() {
     let mut shell = ready(&[]);
     shell.link(7);

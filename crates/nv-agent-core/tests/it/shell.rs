@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use nv_agent_core::{Agent, Effect, EndpointWant, Facts, Input};
 use nv_policy::decode;
-use nv_types::{Node, Revision, Timestamp, Verdict, Workload, WorkloadId, keys};
+use nv_types::{
+    Node, PolicySettings, Revision, Timestamp, UnknownEndpoint, Verdict, Workload, WorkloadId, keys,
+};
 
 use crate::world::{RUNTIME, SECOND, Store, id, node};
 
@@ -221,6 +223,11 @@ impl Shell {
                 "interface {ifindex} is given to {workload}, which the tables do not know: everything would pass"
             );
         }
+        let before = self.kernel.guarded.get(&ifindex);
+        assert!(
+            want.workload.is_some() || before.is_none_or(|before| before.workload.is_none()),
+            "interface {ifindex} had an owner and falls back to nobody"
+        );
         self.kept.insert(ifindex);
         let result = if !self.kernel.links.contains_key(&ifindex) {
             Err(None)
@@ -346,6 +353,15 @@ impl Shell {
             .guarded
             .get(&ifindex)
             .map(|want| want.workload.clone())
+    }
+
+    /// Whether settings say that strangers may do nothing.
+    pub(crate) fn strangers_are_denied(&self) -> bool {
+        let settings = self.store.values.get(keys::SETTINGS);
+        settings.is_some_and(|value| {
+            let settings: PolicySettings = decode(keys::SETTINGS, value).unwrap();
+            settings.unknown_endpoint == UnknownEndpoint::Deny
+        })
     }
 
     pub(crate) fn troubles(&self) -> String {
