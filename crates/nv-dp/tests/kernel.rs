@@ -174,6 +174,40 @@ fn traffic_follows_policy_by_clsact() {
     }
 }
 
+#[test]
+fn an_attach_that_failed_is_not_taken_for_done_when_it_is_tried_again() {
+    if !is_root("an_attach_that_failed_is_not_taken_for_done_when_it_is_tried_again") {
+        return;
+    }
+    let bed = Bed::new();
+    echo_server(&bed, 8080);
+    let (dir, ifindex) = (pin_dir(), bed.ifindex);
+    let _cleanup = Cleanup(dir.clone());
+    bed.host.run(move || {
+        let config_of = EbpfConfig {
+            hook: HookChoice::Tcx,
+            ..EbpfConfig::new(&dir)
+        };
+        let mut datapath = EbpfDatapath::open(config_of).unwrap();
+        datapath
+            .apply(&Builder::new(Mode::Protect).build(), &config())
+            .unwrap();
+        // Without the folder the links cannot be pinned.
+        std::fs::remove_dir(dir.join("links")).unwrap();
+        let spec = endpoint(ifindex, "veth0", &OWN);
+        for _ in 0..2 {
+            datapath.attach(&spec).unwrap_err();
+            assert!(datapath.status().unwrap().endpoints.is_empty());
+        }
+        std::fs::create_dir(dir.join("links")).unwrap();
+        datapath.attach(&spec).unwrap();
+        let to = "10.9.0.2:8080".parse().unwrap();
+        TcpStream::connect_timeout(&to, SHORT).unwrap_err();
+        datapath.purge().unwrap();
+        TcpStream::connect_timeout(&to, SHORT).unwrap();
+    });
+}
+
 /// Keeps an allowed connection busy and a denied port under fire while the datapath is dropped and taken up again.
 fn adoption_leaves_no_gap(hook: HookChoice) {
     let bed = Bed::new();

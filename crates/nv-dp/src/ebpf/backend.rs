@@ -88,6 +88,7 @@ impl Datapath for EbpfDatapath {
         }
         let block = spec::encode(spec)?;
         let known = self.endpoints.get(&spec.ifindex);
+        let has_programs = known.is_some();
         if known.is_some_and(|endpoint| endpoint.spec == *spec) {
             return Ok(());
         }
@@ -114,12 +115,24 @@ impl Datapath for EbpfDatapath {
         if again {
             self.write_epoch(self.epoch.wrapping_add(2))?; // flows are judged again, the slot stays
         }
-        if !self.hook.attach(&mut self.ebpf, &self.pins, spec.ifindex)? {
-            self.endpoints.remove(&spec.ifindex);
-            self.forget(spec.ifindex)?;
-            return Err(no_interface());
+        match self.hook.attach(&mut self.ebpf, &self.pins, spec.ifindex) {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                self.endpoints.remove(&spec.ifindex);
+                self.forget(spec.ifindex)?;
+                Err(no_interface())
+            }
+            Err(error) => {
+                // Known without programs it would pass for guarded when it is asked for again.
+                if !has_programs {
+                    self.endpoints.remove(&spec.ifindex);
+                    if let Err(error) = self.forget(spec.ifindex) {
+                        tracing::warn!(ifindex = spec.ifindex, %error, "what a failed attach left cannot be removed");
+                    }
+                }
+                Err(error)
+            }
         }
-        Ok(())
     }
 
     fn detach(&mut self, ifindex: u32) -> Result<(), DatapathError> {
