@@ -180,7 +180,6 @@ async fn headers(request: Request, next: Next) -> Response {
 #[derive(Debug, Clone)]
 pub(crate) struct User {
     user: String,
-    role: Role,
     /// Revision that the call is based on.
     seen: Option<Revision>,
 }
@@ -213,7 +212,6 @@ impl<S: Sync> FromRequestParts<S> for User {
         });
         Ok(Self {
             user: session.user.clone(),
-            role: session.role,
             seen: seen.transpose()?,
         })
     }
