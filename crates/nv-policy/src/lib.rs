@@ -40,6 +40,7 @@ mod explain;
 mod flatten;
 mod identity;
 mod input;
+pub mod interchange;
 mod learn;
 mod party;
 pub mod reference;

@@ -1,0 +1,531 @@
+//! One-sided policies (Kubernetes, Cilium) as ordered rules, and back.
+//!
+//! There, a flow passes when its client's egress and its server's ingress both let it; a pod that no policy selects in a direction lets
+//! everything. The same in rules of which the first match decides:
+//!
+//! 0. explicit denials;
+//! 1. between an isolated client and an isolated server: what an egress and an ingress allowance both let, intersected;
+//! 2. deny everything else between the two;
+//! 3. ingress allowances, nodes, egress allowances: who gets here is isolated on one side at most;
+//! 4. deny everything else to and from isolated pods;
+//! 5. allow the selected pods what is left: neither side is isolated.
+//!
+//! Given the isolated pods, layers 1, 2, 4 and 5 follow from 3, so that the way back exists: [`Policies::from_drafts`].
+
+mod write;
+
+pub(super) use write::{Object, Style, write};
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nv_types::{
+    Action, Application, Direction, Group, GroupName, IpProto, Mode, PortRange, PortSet, PortSpec, Rule,
+};
+
+use super::note::{Note, Reason, Severity};
+use super::select::{End, Sel};
+use super::{ImportOptions, plain_rule};
+use crate::party::is_present;
+
+/// Most rules that layers may become.
+const MAX_RULES: usize = 10_000;
+
+/// One thing that a policy says of the pods that it selects.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Statement {
+    pub(super) subject: Sel,
+    pub(super) peer: End,
+    pub(super) ports: PortSet,
+    pub(super) applications: BTreeSet<Application>,
+}
+
+impl Statement {
+    pub(super) fn new(subject: Sel, peer: End, ports: PortSet) -> Self {
+        Self {
+            subject,
+            peer,
+            ports,
+            applications: BTreeSet::new(),
+        }
+    }
+
+    fn draft(&self, direction: Direction, action: Action) -> Draft {
+        let (subject, peer) = (End::Pods(self.subject.clone()), self.peer.clone());
+        let (from, to) = match direction {
+            Direction::Ingress => (peer, subject),
+            Direction::Egress => (subject, peer),
+        };
+        Draft {
+            from,
+            to,
+            ports: self.ports.clone(),
+            applications: self.applications.clone(),
+            action,
+        }
+    }
+}
+
+/// A rule whose ends are not groups yet.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Draft {
+    from: End,
+    to: End,
+    ports: PortSet,
+    applications: BTreeSet<Application>,
+    action: Action,
+}
+
+impl Draft {
+    fn any(from: End, to: End, action: Action) -> Self {
+        Self {
+            from,
+            to,
+            ports: PortSet::any(),
+            applications: BTreeSet::new(),
+            action,
+        }
+    }
+}
+
+/// What is said in one direction.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Side {
+    /// Pods that are closed but for what is allowed.
+    isolated: BTreeSet<Sel>,
+    allow: BTreeSet<Statement>,
+    deny: BTreeSet<Statement>,
+}
+
+/// All policies of a text together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Policies {
+    ingress: Side,
+    egress: Side,
+    /// Pods that some policy selects.
+    selected: BTreeSet<Sel>,
+}
+
+impl Policies {
+    pub(super) const fn side(&mut self, direction: Direction) -> &mut Side {
+        match direction {
+            Direction::Ingress => &mut self.ingress,
+            Direction::Egress => &mut self.egress,
+        }
+    }
+
+    pub(super) fn isolate(&mut self, direction: Direction, subject: &Sel) {
+        self.select(subject);
+        self.side(direction).isolated.insert(subject.clone());
+    }
+
+    pub(super) fn select(&mut self, subject: &Sel) {
+        self.selected.insert(subject.clone());
+    }
+
+    pub(super) fn say(&mut self, direction: Direction, action: Action, statement: Statement) {
+        let side = self.side(direction);
+        let list = match action {
+            Action::Allow => &mut side.allow,
+            Action::Deny => &mut side.deny,
+        };
+        list.insert(statement);
+    }
+
+    /// Takes over what another one says.
+    pub(super) fn extend(&mut self, other: Self) {
+        for (side, more) in [
+            (&mut self.ingress, other.ingress),
+            (&mut self.egress, other.egress),
+        ] {
+            side.isolated.extend(more.isolated);
+            side.allow.extend(more.allow);
+            side.deny.extend(more.deny);
+        }
+        self.selected.extend(other.selected);
+    }
+
+    /// Whether a policy selects all of these pods.
+    fn selects(&self, subject: &Sel) -> bool {
+        self.selected.iter().any(|sel| subject.is_within(sel))
+    }
+
+    /// Without what says nothing: subjects that lie within others, allowances of pods that are not isolated.
+    fn normal(&self) -> Self {
+        let side = |side: &Side| {
+            let isolated = widest(&side.isolated);
+            let mut allow = BTreeSet::new();
+            for statement in &side.allow {
+                if isolated.iter().any(|sel| statement.subject.is_within(sel)) {
+                    allow.insert(statement.clone());
+                    continue;
+                }
+                for subject in isolated.iter().filter_map(|sel| statement.subject.and(sel)) {
+                    allow.insert(Statement {
+                        subject,
+                        ..statement.clone()
+                    });
+                }
+            }
+            // Nodes always reach pods, and pods nodes.
+            allow.retain(|statement| statement.peer != End::Nodes);
+            Side {
+                isolated,
+                allow,
+                deny: side.deny.clone(),
+            }
+        };
+        let mut policies = Self {
+            ingress: side(&self.ingress),
+            egress: side(&self.egress),
+            selected: widest(&self.selected),
+        };
+        let (moved, kept): (BTreeSet<_>, BTreeSet<_>) = std::mem::take(&mut policies.egress.deny)
+            .into_iter()
+            .partition(|deny| deny.peer.pods().is_some_and(|peer| self.selects(peer)));
+        policies.egress.deny = kept;
+        for Statement {
+            subject,
+            peer,
+            ports,
+            applications,
+        } in moved
+        {
+            if let End::Pods(server) = peer {
+                policies.ingress.deny.insert(Statement {
+                    subject: server,
+                    peer: End::Pods(subject),
+                    ports,
+                    applications,
+                });
+            }
+        }
+        policies
+    }
+
+    /// The rules, in their order. `None`: more than [`MAX_RULES`].
+    fn drafts(&self) -> Option<Vec<Draft>> {
+        let policies = self.normal();
+        let mut drafts = Vec::new();
+        for (direction, side) in policies.sides() {
+            drafts.extend(side.deny.iter().map(|s| s.draft(direction, Action::Deny)));
+        }
+        policies.both_isolated(&mut drafts)?;
+        policies.allowances(&mut drafts);
+        policies.rest(&mut drafts);
+        (drafts.len() <= MAX_RULES).then_some(drafts)
+    }
+
+    const fn sides(&self) -> [(Direction, &Side); 2] {
+        [
+            (Direction::Ingress, &self.ingress),
+            (Direction::Egress, &self.egress),
+        ]
+    }
+
+    /// Layers 1 and 2.
+    fn both_isolated(&self, drafts: &mut Vec<Draft>) -> Option<()> {
+        let mut products = BTreeSet::new();
+        for ingress in &self.ingress.allow {
+            let Some(clients) = ingress.peer.pods() else {
+                continue;
+            };
+            for egress in &self.egress.allow {
+                let Some(servers) = egress.peer.pods() else {
+                    continue;
+                };
+                let (Some(from), Some(to), Some(ports), Some(applications)) = (
+                    egress.subject.and(clients),
+                    servers.and(&ingress.subject),
+                    common_ports(&ingress.ports, &egress.ports),
+                    common_applications(&ingress.applications, &egress.applications),
+                ) else {
+                    continue;
+                };
+                products.insert(Draft {
+                    from: End::Pods(from),
+                    to: End::Pods(to),
+                    ports,
+                    applications,
+                    action: Action::Allow,
+                });
+                if products.len() > MAX_RULES {
+                    return None;
+                }
+            }
+        }
+        drafts.extend(products);
+        for client in &self.egress.isolated {
+            for server in &self.ingress.isolated {
+                drafts.push(Draft::any(
+                    End::Pods(client.clone()),
+                    End::Pods(server.clone()),
+                    Action::Deny,
+                ));
+                if drafts.len() > MAX_RULES {
+                    return None;
+                }
+            }
+        }
+        Some(())
+    }
+
+    /// Layer 3.
+    fn allowances(&self, drafts: &mut Vec<Draft>) {
+        let say = |drafts: &mut Vec<Draft>, direction, side: &Side| {
+            drafts.extend(side.allow.iter().map(|s| s.draft(direction, Action::Allow)));
+        };
+        say(drafts, Direction::Ingress, &self.ingress);
+        for subject in &self.selected {
+            drafts.push(Draft::any(End::Nodes, End::Pods(subject.clone()), Action::Allow));
+            drafts.push(Draft::any(End::Pods(subject.clone()), End::Nodes, Action::Allow));
+        }
+        say(drafts, Direction::Egress, &self.egress);
+    }
+
+    /// Layers 4 and 5.
+    fn rest(&self, drafts: &mut Vec<Draft>) {
+        let everything = |direction, subject: &Sel, action| {
+            [End::External, End::all()].map(|peer| {
+                let statement = Statement::new(subject.clone(), peer, PortSet::any());
+                statement.draft(direction, action)
+            })
+        };
+        for (direction, side) in self.sides() {
+            for subject in &side.isolated {
+                drafts.extend(everything(direction, subject, Action::Deny));
+            }
+        }
+        for (direction, side) in self.sides() {
+            for subject in &self.selected {
+                if !side.isolated.iter().any(|sel| subject.is_within(sel)) {
+                    drafts.extend(everything(direction, subject, Action::Allow));
+                }
+            }
+        }
+    }
+
+    /// The policies that give exactly these rules, if there are any.
+    fn from_drafts(drafts: &[Draft]) -> Option<Self> {
+        let mut policies = Self::default();
+        policies.find_isolated(drafts);
+        for draft in drafts {
+            if let (End::Nodes, End::Pods(sel)) = (&draft.from, &draft.to)
+                && *draft == Draft::any(End::Nodes, draft.to.clone(), Action::Allow)
+            {
+                policies.selected.insert(sel.clone());
+            }
+        }
+        let last = drafts
+            .iter()
+            .rposition(|draft| draft.to == End::Nodes && draft.action == Action::Allow)?;
+        let first = last.checked_sub(2 * policies.selected.len() - 1)?;
+        let before = drafts.get(..first)?;
+        let begin = before
+            .iter()
+            .rposition(|draft| draft.action == Action::Deny)
+            .map_or(0, |place| place + 1);
+        for draft in before.get(begin..)? {
+            policies.restate(draft, Direction::Ingress)?;
+        }
+        let after = drafts.get(last + 1..)?;
+        for draft in after.iter().take_while(|draft| draft.action == Action::Allow) {
+            policies.restate(draft, Direction::Egress)?;
+        }
+        // A policy that isolates nobody has nothing but opened pods behind the allowances.
+        if policies.egress.isolated.is_empty() {
+            policies.egress.allow.clear();
+        }
+        for draft in drafts.iter().take_while(|draft| draft.action == Action::Deny) {
+            policies.redeny(draft);
+        }
+        let exact = policies.drafts().is_some_and(|again| again == drafts);
+        exact.then_some(policies)
+    }
+
+    /// Pods to which, or from which, everything is denied: first the outside, then every workload.
+    fn find_isolated(&mut self, drafts: &[Draft]) {
+        for pair in drafts.windows(2) {
+            let [outside, inside] = pair else { continue };
+            let closes = |draft: &Draft, from: &End, to: &End| {
+                *draft == Draft::any(from.clone(), to.clone(), Action::Deny)
+            };
+            if let Some(sel) = outside.to.pods()
+                && closes(outside, &End::External, &outside.to)
+                && closes(inside, &End::all(), &outside.to)
+            {
+                self.ingress.isolated.insert(sel.clone());
+            }
+            if let Some(sel) = outside.from.pods()
+                && closes(outside, &outside.from, &End::External)
+                && closes(inside, &outside.from, &End::all())
+            {
+                self.egress.isolated.insert(sel.clone());
+            }
+        }
+    }
+
+    fn restate(&mut self, draft: &Draft, direction: Direction) -> Option<()> {
+        let (subject, peer) = match direction {
+            Direction::Ingress => (&draft.to, &draft.from),
+            Direction::Egress => (&draft.from, &draft.to),
+        };
+        let statement = Statement {
+            subject: subject.pods()?.clone(),
+            peer: peer.clone(),
+            ports: draft.ports.clone(),
+            applications: draft.applications.clone(),
+        };
+        self.say(direction, Action::Allow, statement);
+        Some(())
+    }
+
+    /// An explicit denial can be said on either side; the server says it, if some policy selects it.
+    fn redeny(&mut self, draft: &Draft) {
+        let isolated = |side: &Side, end: &End| end.pods().is_some_and(|sel| side.isolated.contains(sel));
+        let follows = draft.ports.is_any()
+            && draft.applications.is_empty()
+            && isolated(&self.egress, &draft.from)
+            && isolated(&self.ingress, &draft.to);
+        if follows {
+            return;
+        }
+        let (direction, subject, peer) = match (&draft.from, &draft.to) {
+            (peer, End::Pods(subject)) if self.selects(subject) => (Direction::Ingress, subject, peer),
+            (End::Pods(subject), peer) => (Direction::Egress, subject, peer),
+            _ => return,
+        };
+        let statement = Statement {
+            subject: subject.clone(),
+            peer: peer.clone(),
+            ports: draft.ports.clone(),
+            applications: draft.applications.clone(),
+        };
+        self.say(direction, Action::Deny, statement);
+    }
+
+    /// Appends groups, rules and modes.
+    pub(super) fn finish(
+        self,
+        options: &ImportOptions<'_>,
+        groups: &mut BTreeMap<GroupName, Group>,
+        rules: &mut Vec<Rule>,
+        modes: &mut BTreeMap<GroupName, Mode>,
+        notes: &mut Vec<Note>,
+    ) {
+        if self.selected.is_empty() {
+            return;
+        }
+        let Some(drafts) = self.drafts() else {
+            let text = format!(
+                "the Kubernetes and Cilium policies together need more than {MAX_RULES} rules; none of them was imported"
+            );
+            notes.push(Note::general(Severity::Refused, Reason::Limit(text)));
+            return;
+        };
+        for draft in drafts {
+            let (Some((from, from_group)), Some((to, to_group))) = (draft.from.group(), draft.to.group())
+            else {
+                continue;
+            };
+            for group in [from_group, to_group].into_iter().flatten() {
+                groups.insert(group.name.clone(), group);
+            }
+            let mut rule = plain_rule(from, to, draft.ports, draft.action);
+            rule.applications = draft.applications.into_iter().collect();
+            rules.push(rule);
+        }
+        self.modes(options, modes, notes);
+    }
+
+    /// Services of selected pods are in Protect, where the workloads are known.
+    fn modes(
+        &self,
+        options: &ImportOptions<'_>,
+        modes: &mut BTreeMap<GroupName, Mode>,
+        notes: &mut Vec<Note>,
+    ) {
+        let Some(workloads) = options.workloads else {
+            let text = "denials are enforced only where the service of the selected pods is in Protect; the services are not known here";
+            notes.push(Note::general(Severity::Changed, Reason::Differs(text.to_owned())));
+            return;
+        };
+        let mut services: BTreeMap<GroupName, (bool, bool)> = BTreeMap::new();
+        for workload in workloads.values().filter(|workload| is_present(workload)) {
+            if let Some(service) = workload.service_group() {
+                let place = services.entry(service).or_default();
+                if self.selected.iter().any(|sel| sel.matches(workload)) {
+                    place.0 = true;
+                } else {
+                    place.1 = true;
+                }
+            }
+        }
+        for (service, (selected, others)) in services {
+            if selected && others {
+                let text =
+                    "only some workloads of the service are selected; Protect holds for the others as well";
+                notes.push(Note::of_group(
+                    Severity::Changed,
+                    &service,
+                    Reason::Differs(text.to_owned()),
+                ));
+            }
+            if selected {
+                modes.insert(service, Mode::Protect);
+            }
+        }
+    }
+}
+
+/// The selectors that do not lie within another one.
+fn widest(all: &BTreeSet<Sel>) -> BTreeSet<Sel> {
+    all.iter()
+        .filter(|sel| !all.iter().any(|other| other != *sel && sel.is_within(other)))
+        .cloned()
+        .collect()
+}
+
+/// Ports that are in both; `None` when there are none.
+fn common_ports(a: &PortSet, b: &PortSet) -> Option<PortSet> {
+    if a.is_any() || b.is_any() {
+        return Some(if a.is_any() { b.clone() } else { a.clone() });
+    }
+    let mut found = Vec::new();
+    for one in a.specs() {
+        for other in b.specs() {
+            match (*one, *other) {
+                (PortSpec::Ports(p, x), PortSpec::Ports(q, y)) if p == q => {
+                    let (first, last) = (x.first.max(y.first), x.last.min(y.last));
+                    if first <= last {
+                        found.push(PortSpec::Ports(p, PortRange { first, last }));
+                    }
+                }
+                (PortSpec::Icmp, PortSpec::Icmp) => found.push(PortSpec::Icmp),
+                _ => {}
+            }
+        }
+    }
+    (!found.is_empty()).then(|| PortSet::from_specs(found))
+}
+
+/// Applications that are in both, empty for any; `None` when there are none.
+fn common_applications(
+    a: &BTreeSet<Application>,
+    b: &BTreeSet<Application>,
+) -> Option<BTreeSet<Application>> {
+    if a.is_empty() || b.is_empty() {
+        return Some(a.union(b).copied().collect());
+    }
+    let both: BTreeSet<_> = a.intersection(b).copied().collect();
+    (!both.is_empty()).then_some(both)
+}
+
+/// The protocol of a port, as Kubernetes and Cilium write it.
+pub(super) fn protocol(text: &str) -> Option<IpProto> {
+    match text.to_ascii_uppercase().as_str() {
+        "TCP" => Some(IpProto::TCP),
+        "UDP" => Some(IpProto::UDP),
+        "SCTP" => Some(IpProto::SCTP),
+        _ => None,
+    }
+}

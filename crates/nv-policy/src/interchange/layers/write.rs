@@ -1,0 +1,537 @@
+//! From rules to one-sided policies.
+//!
+//! Rules that an import made are turned back exactly. Any other list is read for what it allows; what the form has no words for is noted by rule,
+//! and so is every group of pods that the form closes by naming it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nv_types::{
+    Action, Direction, Group, GroupKind, GroupName, Mode, PortRange, PortSet, PortSpec, Rule, reserved,
+};
+use serde_json::Value;
+
+use super::{Draft, Policies, Statement};
+use crate::input::PolicyInput;
+use crate::interchange::Selection;
+use crate::interchange::note::{Note, Reason, Severity};
+use crate::interchange::select::{End, Need, Sel, WORLD, addresses, is_name};
+
+/// What is said of one selector.
+#[derive(Debug, Default)]
+pub(crate) struct Object {
+    pub(crate) subject: Sel,
+    /// Name that nothing else has.
+    pub(crate) name: String,
+    /// Whether it is closed but for what is allowed: ingress, egress.
+    pub(crate) isolated: [bool; 2],
+    /// What is allowed: ingress, egress.
+    pub(crate) allow: [Vec<Statement>; 2],
+    /// What is denied: ingress, egress.
+    pub(crate) deny: [Vec<Statement>; 2],
+}
+
+/// What a form has words for, and how it writes them.
+pub(crate) trait Style {
+    /// Denials, pods of no single namespace, names instead of addresses, applications.
+    const DENIES: bool;
+    /// Pods of several namespaces can be selected.
+    const CLUSTERWIDE: bool;
+    /// DNS names as servers.
+    const NAMES: bool;
+
+    /// Writes one object.
+    fn document(&self, object: &Object) -> Value;
+}
+
+pub(crate) fn write<S: Style>(
+    input: &PolicyInput,
+    rules: &[&Rule],
+    what: &Selection,
+    notes: &mut Vec<Note>,
+    style: &S,
+) -> Vec<Value> {
+    let mut ends = Ends {
+        input,
+        known: BTreeMap::new(),
+    };
+    let policies = match exact(&mut ends, rules, style) {
+        Some(policies) => policies,
+        None => loose(&mut ends, rules, notes, style),
+    };
+    ends.note_groups(rules, what, notes);
+    objects(&policies)
+        .iter()
+        .map(|object| style.document(object))
+        .collect()
+}
+
+/// Groups as ends, each looked at once.
+struct Ends<'a> {
+    input: &'a PolicyInput,
+    known: BTreeMap<GroupName, Result<Found, String>>,
+}
+
+#[derive(Clone)]
+struct Found {
+    end: End,
+    /// Addresses that could not be said.
+    lost: Vec<String>,
+    /// Labels that stand for a service.
+    by_labels: bool,
+}
+
+impl Ends<'_> {
+    fn find(&mut self, name: &GroupName) -> Result<Found, String> {
+        if let Some(found) = self.known.get(name) {
+            return found.clone();
+        }
+        let found = self.look(name);
+        self.known.insert(name.clone(), found.clone());
+        found
+    }
+
+    fn look(&self, name: &GroupName) -> Result<Found, String> {
+        let found = |end| {
+            Ok(Found {
+                end,
+                lost: Vec::new(),
+                by_labels: false,
+            })
+        };
+        match name.as_str() {
+            reserved::CONTAINERS => return found(End::all()),
+            reserved::EXTERNAL => return found(End::External),
+            reserved::NODES => return found(End::Nodes),
+            reserved::INGRESS => return Err(format!("the form has no '{name}'")),
+            _ => {}
+        }
+        let Some(group) = self.input.groups.get(name) else {
+            return Err(format!("there is no group '{name}'"));
+        };
+        match group.kind {
+            GroupKind::Address => {
+                let (all, lost) = addresses(&group.criteria);
+                if all.is_empty() {
+                    return Err(format!("the form can say no address of '{name}'"));
+                }
+                // The forms do not tell all addresses from the outside.
+                if WORLD.iter().all(|cidr| all.contains(*cidr)) {
+                    return found(End::External);
+                }
+                Ok(Found {
+                    end: End::Addresses(all),
+                    lost,
+                    by_labels: false,
+                })
+            }
+            GroupKind::Container if group.criteria.is_empty() => {
+                Err(format!("'{name}' has no criteria, so it matches nobody"))
+            }
+            GroupKind::Container => match Sel::from_criteria(&group.criteria) {
+                Ok(sel) if sel.is_all() => Err(format!("the form cannot tell '{name}' from all workloads")),
+                Ok(sel) => found(End::Pods(sel)),
+                Err(problem) => match self.service_labels(group) {
+                    Some(sel) => Ok(Found {
+                        end: End::Pods(sel),
+                        lost: Vec::new(),
+                        by_labels: true,
+                    }),
+                    None => Err(format!("the form cannot say '{name}': {problem}")),
+                },
+            },
+            GroupKind::IpService | GroupKind::External | GroupKind::Node => {
+                Err(format!("the form has nothing like '{name}'"))
+            }
+        }
+    }
+
+    /// Labels that all workloads of a service have, and nobody else in its domain.
+    fn service_labels(&self, group: &Group) -> Option<Sel> {
+        if !group.is_service() || group.domain.is_empty() {
+            return None;
+        }
+        let (members, others): (Vec<_>, Vec<_>) = self
+            .input
+            .workloads
+            .values()
+            .filter(|workload| workload.domain == group.domain)
+            .partition(|workload| workload.service_group().as_ref() == Some(&group.name));
+        let first = members.first()?;
+        let common: Vec<(&String, &String)> = first
+            .labels
+            .iter()
+            .filter(|(key, value)| members.iter().all(|w| w.labels.get(*key) == Some(*value)))
+            .filter(|(key, _)| !is_generated(key))
+            .collect();
+        let select = |labels: &[(&String, &String)]| {
+            let sel = labels
+                .iter()
+                .try_fold(Sel::in_domain(&group.domain), |sel, (key, value)| {
+                    sel.with(key.as_str(), Need::any_of([value.as_str()]))
+                })?;
+            // Only what a selector of the form can say.
+            let sayable = Sel::from_criteria(&sel.criteria()) == Ok(sel.clone());
+            (sayable && !others.iter().any(|other| sel.matches(other))).then_some(sel)
+        };
+        let one = common
+            .iter()
+            .find_map(|label| select(std::slice::from_ref(label)));
+        one.or_else(|| select(&common).filter(|_| !common.is_empty()))
+    }
+
+    /// What is lost of the groups of these rules.
+    fn note_groups(&self, rules: &[&Rule], what: &Selection, notes: &mut Vec<Note>) {
+        let mut add =
+            |severity, group: &GroupName, reason| notes.push(Note::of_group(severity, group, reason));
+        for (name, found) in &self.known {
+            let Ok(found) = found else { continue };
+            let Some(group) = self.input.groups.get(name) else {
+                continue;
+            };
+            for address in &found.lost {
+                let text = format!("the form cannot say the address '{address}'; it was left out");
+                add(Severity::Lost, name, Reason::Value(text));
+            }
+            if found.by_labels {
+                let text = "the service is said by the labels that its workloads have now".to_owned();
+                add(Severity::Changed, name, Reason::Differs(text));
+            } else if found.end.group().is_none_or(|(own, _)| own != *name) {
+                add(
+                    Severity::Lost,
+                    name,
+                    Reason::NotCarried("groups have no names in the form"),
+                );
+            }
+            if !group.comment.is_empty() {
+                add(
+                    Severity::Lost,
+                    name,
+                    Reason::NotCarried("groups have no comments in the form"),
+                );
+            }
+        }
+        let used: BTreeSet<_> = rules.iter().flat_map(|rule| [&rule.from, &rule.to]).collect();
+        for group in self.input.groups.values() {
+            if what.has_group(group) && !used.contains(&group.name) {
+                let text = "the group was left out: the form knows groups only as ends of rules".to_owned();
+                add(Severity::Lost, &group.name, Reason::Value(text));
+            }
+        }
+    }
+}
+
+/// Labels that a controller makes up for each generation of its pods.
+fn is_generated(key: &str) -> bool {
+    matches!(
+        key,
+        "pod-template-hash"
+            | "controller-revision-hash"
+            | "pod-template-generation"
+            | "controller-uid"
+            | "job-name"
+    ) || [
+        "statefulset.kubernetes.io/",
+        "batch.kubernetes.io/",
+        "apps.kubernetes.io/",
+        "io.kubernetes.",
+    ]
+    .iter()
+    .any(|prefix| key.starts_with(prefix))
+}
+
+/// The policies, when the rules are what an import makes and the form has words for all of it.
+fn exact<S: Style>(ends: &mut Ends<'_>, rules: &[&Rule], _: &S) -> Option<Policies> {
+    let drafts: Vec<Draft> = rules
+        .iter()
+        .map(|rule| {
+            let (from, to) = (ends.find(&rule.from).ok()?, ends.find(&rule.to).ok()?);
+            let whole = from.lost.is_empty() && to.lost.is_empty();
+            whole.then(|| Draft {
+                from: from.end,
+                to: to.end,
+                ports: rule.ports.clone(),
+                applications: rule.applications.iter().copied().collect(),
+                action: rule.action,
+            })
+        })
+        .collect::<Option<_>>()?;
+    let policies = Policies::from_drafts(&drafts)?;
+    let sayable = policies.sides().into_iter().all(|(direction, side)| {
+        let subject = |sel: &Sel| S::CLUSTERWIDE || sel.domains().is_some_and(|domains| domains.len() == 1);
+        let statement = |s: &Statement| {
+            subject(&s.subject)
+                && s.applications.is_empty()
+                && ports(&s.ports).1.is_empty()
+                && s.peer != End::Nodes
+                && names(&s.peer).is_none_or(|_| S::NAMES && direction == Direction::Egress)
+        };
+        side.isolated.iter().all(subject)
+            && side.allow.iter().all(statement)
+            && side.deny.iter().all(|s| S::DENIES && statement(s))
+    });
+    let closed = |sel: &Sel| {
+        S::DENIES
+            || policies
+                .sides()
+                .iter()
+                .any(|(_, side)| side.isolated.contains(sel))
+    };
+    (sayable && policies.selected.iter().all(closed)).then_some(policies)
+}
+
+/// The DNS names of an end, if there are any.
+fn names(end: &End) -> Option<&str> {
+    match end {
+        End::Addresses(all) => all.iter().find(|address| is_name(address)).map(String::as_str),
+        End::Pods(_) | End::External | End::Nodes => None,
+    }
+}
+
+/// What the forms can say of a port list, and what they cannot.
+fn ports(all: &PortSet) -> (Vec<PortSpec>, Vec<String>) {
+    let mut said = Vec::new();
+    let mut lost = Vec::new();
+    for spec in all.specs() {
+        match *spec {
+            PortSpec::Ports(proto, range @ PortRange { first: 0, last }) if range != PortRange::ALL => {
+                lost.push(format!("{proto}/0"));
+                if last > 0 {
+                    said.push(PortSpec::Ports(proto, PortRange { first: 1, last }));
+                }
+            }
+            PortSpec::Icmp => lost.push("icmp".to_owned()),
+            spec => said.push(spec),
+        }
+    }
+    (said, lost)
+}
+
+/// A statement of a rule, not yet on a side.
+struct Wish {
+    from: End,
+    to: End,
+    ports: PortSet,
+    action: Action,
+}
+
+/// Reads a list for what it allows.
+fn loose<S: Style>(ends: &mut Ends<'_>, rules: &[&Rule], notes: &mut Vec<Note>, _: &S) -> Policies {
+    let mut wishes = Vec::new();
+    let mut allowed = false;
+    for rule in rules {
+        match wish::<S>(ends, rule, notes) {
+            Ok(Some(wish)) => {
+                if wish.action == Action::Deny && allowed {
+                    let text =
+                        "the form puts denials before every allowance; here allow rules stand above it";
+                    notes.push(Note::of_rule(
+                        Severity::Changed,
+                        rule.id,
+                        Reason::Differs(text.to_owned()),
+                    ));
+                }
+                allowed |= wish.action == Action::Allow;
+                wishes.push(wish);
+            }
+            Ok(None) => {}
+            Err(problem) => {
+                notes.push(Note::of_rule(
+                    Severity::Lost,
+                    rule.id,
+                    Reason::RuleLeftOut(problem),
+                ));
+            }
+        }
+    }
+    let mut policies = Policies::default();
+    for wish in &wishes {
+        policies.wish(wish);
+    }
+    // A pod that may only reach certain addresses must also be let to the pods that it reaches.
+    let closed: Vec<Sel> = policies.egress.isolated.iter().cloned().collect();
+    for wish in wishes.iter().filter(|wish| wish.action == Action::Allow) {
+        let (Some(client), End::Pods(_)) = (wish.from.pods(), &wish.to) else {
+            continue;
+        };
+        for subject in closed.iter().filter_map(|sel| sel.and(client)) {
+            let statement = Statement::new(subject, wish.to.clone(), wish.ports.clone());
+            policies.say(Direction::Egress, Action::Allow, statement);
+        }
+    }
+    note_closed(ends, &policies, rules, notes);
+    policies
+}
+
+impl Policies {
+    fn wish(&mut self, wish: &Wish) {
+        let (direction, subject, peer) = match (&wish.from, &wish.to) {
+            (peer, End::Pods(subject)) => (Direction::Ingress, subject, peer),
+            (End::Pods(subject), peer) => (Direction::Egress, subject, peer),
+            _ => return,
+        };
+        if wish.action == Action::Allow {
+            self.isolate(direction, subject);
+        } else {
+            self.select(subject);
+        }
+        self.say(
+            direction,
+            wish.action,
+            Statement::new(subject.clone(), peer.clone(), wish.ports.clone()),
+        );
+    }
+}
+
+/// What the form can say of a rule; `None`: the form says so anyway.
+fn wish<S: Style>(ends: &mut Ends<'_>, rule: &Rule, notes: &mut Vec<Note>) -> Result<Option<Wish>, String> {
+    let (from, to) = (ends.find(&rule.from)?, ends.find(&rule.to)?);
+    let (
+        Found {
+            end: from,
+            lost: from_lost,
+            ..
+        },
+        Found {
+            end: mut to,
+            lost: to_lost,
+            ..
+        },
+    ) = (from, to);
+    let mut changed = |text: String| {
+        notes.push(Note::of_rule(Severity::Changed, rule.id, Reason::Differs(text)));
+    };
+    if rule.action == Action::Deny && !S::DENIES {
+        return Err("the form has no denials".to_owned());
+    }
+    if rule.action == Action::Deny && !(from_lost.is_empty() && to_lost.is_empty()) {
+        return Err("a denial of a part of the addresses would be another rule".to_owned());
+    }
+    if from == End::Nodes || to == End::Nodes {
+        if rule.action == Action::Deny {
+            return Err("the form lets nodes through anyway".to_owned());
+        }
+        changed("the form lets nodes through anyway; the rule was left out".to_owned());
+        return Ok(None);
+    }
+    if names(&from).is_some() {
+        return Err("the form has no names of clients".to_owned());
+    }
+    if let End::Addresses(all) = &mut to
+        && !S::NAMES
+    {
+        let (names, addresses): (BTreeSet<_>, BTreeSet<_>) =
+            all.iter().cloned().partition(|one| is_name(one));
+        if addresses.is_empty() || (!names.is_empty() && rule.action == Action::Deny) {
+            return Err("the form has no DNS names".to_owned());
+        }
+        for name in names {
+            changed(format!("the form has no DNS names; '{name}' was left out"));
+        }
+        *all = addresses;
+    }
+    let subject = to
+        .pods()
+        .or_else(|| from.pods())
+        .ok_or("no side is one of workloads")?;
+    if !S::CLUSTERWIDE && subject.domains().is_none_or(|domains| domains.len() != 1) {
+        return Err("the form selects pods of one namespace, and the group names no single one".to_owned());
+    }
+    if !rule.applications.is_empty() {
+        if rule.action == Action::Deny {
+            return Err("a denial of one application would become one of all".to_owned());
+        }
+        changed(
+            "the form has no applications: every application is let through on these ports, which is wider"
+                .to_owned(),
+        );
+    }
+    let (said, lost) = ports(&rule.ports);
+    if said.is_empty() {
+        return Err(format!("the form cannot say its ports ({})", lost.join(", ")));
+    }
+    for port in lost {
+        changed(format!("the form cannot say the port '{port}'; it was left out"));
+    }
+    Ok(Some(Wish {
+        from,
+        to,
+        ports: PortSet::from_specs(said),
+        action: rule.action,
+    }))
+}
+
+/// Names the pods that are closed by being named.
+fn note_closed(ends: &Ends<'_>, policies: &Policies, rules: &[&Rule], notes: &mut Vec<Note>) {
+    let mut seen = BTreeSet::new();
+    for name in rules.iter().flat_map(|rule| [&rule.from, &rule.to]) {
+        let Some(Ok(found)) = ends.known.get(name) else {
+            continue;
+        };
+        let Some(sel) = found.end.pods() else { continue };
+        let closed: Vec<_> = policies
+            .sides()
+            .into_iter()
+            .filter(|(_, side)| side.isolated.contains(sel))
+            .map(|(direction, _)| direction.name())
+            .collect();
+        let protected = ends.input.modes.get(name) == Some(&Mode::Protect);
+        if !closed.is_empty() && !protected && seen.insert(name) {
+            let text = format!(
+                "the form closes it to everything that it does not list ({}), whatever the mode is here",
+                closed.join(" and ")
+            );
+            notes.push(Note::of_group(Severity::Changed, name, Reason::Differs(text)));
+        }
+    }
+}
+
+/// One object for each selector.
+fn objects(policies: &Policies) -> Vec<Object> {
+    let mut found: BTreeMap<Sel, Object> = BTreeMap::new();
+    let selected = policies.selected.iter();
+    let subjects = policies.sides().into_iter().flat_map(|(_, side)| {
+        let said = side
+            .allow
+            .iter()
+            .chain(&side.deny)
+            .map(|statement| &statement.subject);
+        side.isolated.iter().chain(said)
+    });
+    for subject in selected.chain(subjects) {
+        found.entry(subject.clone()).or_default();
+    }
+    for (subject, object) in &mut found {
+        object.subject = subject.clone();
+        object.name = End::Pods(subject.clone())
+            .group()
+            .map_or_else(String::new, |(name, _)| object_name(name.as_str()));
+        for (index, (_, side)) in policies.sides().into_iter().enumerate() {
+            let of = |list: &BTreeSet<Statement>| -> Vec<Statement> {
+                list.iter()
+                    .filter(|statement| statement.subject == *subject)
+                    .cloned()
+                    .collect()
+            };
+            let isolated = side.isolated.iter().any(|sel| subject.is_within(sel));
+            let (allow, deny) = (of(&side.allow), of(&side.deny));
+            let says = side.isolated.contains(subject) || !allow.is_empty() || !deny.is_empty();
+            if let (Some(a), Some(b), Some(c)) = (
+                object.isolated.get_mut(index),
+                object.allow.get_mut(index),
+                object.deny.get_mut(index),
+            ) {
+                (*a, *b, *c) = (isolated && says, allow, deny);
+            }
+        }
+    }
+    found.into_values().collect()
+}
+
+/// A name that Kubernetes takes.
+fn object_name(group: &str) -> String {
+    group
+        .chars()
+        .map(|c| c.to_ascii_lowercase())
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect()
+}
