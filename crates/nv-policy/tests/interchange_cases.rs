@@ -2,11 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use nv_policy::PolicyInput;
-use nv_policy::interchange::{
-    Form, ImportError, ImportOptions, Imported, Reason, Selection, Severity, export, import, import_with,
-};
-use nv_types::{Mode, RuleId, Tier};
+use nv_policy::interchange::{Form, Imported, Selection, export, import};
+use nv_types::{Mode, Tier};
 
 const NEUVECTOR: &str = include_str!("interchange/neuvector.yaml");
 const KUBERNETES: &str = include_str!("interchange/kubernetes.yaml");

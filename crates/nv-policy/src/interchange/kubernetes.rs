@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use nv_types::{Action, Direction, PortRange, PortSet, PortSpec};
+use nv_types::{Action, Application, Direction, PortRange, PortSet, PortSpec};
 use serde_json::{Map, Value, json};
 
 use super::Meta;
@@ -279,6 +279,10 @@ impl Style for Writer {
     const CLUSTERWIDE: bool = false;
     const NAMES: bool = false;
 
+    fn application(_: Application, _: &PortSet) -> bool {
+        false
+    }
+
     fn document(&self, object: &Object) -> Value {
         let namespace = object.subject.domains().and_then(|domains| domains.iter().next());
         let namespace = namespace.map_or("", String::as_str);
@@ -347,17 +351,17 @@ fn pods(sel: &Sel, namespace: &str) -> Value {
     let here = sel
         .domains()
         .is_some_and(|domains| domains.len() == 1 && domains.contains(namespace));
-    let far = sel.keys().any(|key| key.starts_with("ns:"));
+    let own = here && !sel.keys().any(|key| key.starts_with("ns:"));
     let mut peer = Map::new();
     let labels = pod_labels(sel);
-    if !(here && !far) {
+    if !own {
         let names = sel.to_labels(|key| match key.strip_prefix("ns:") {
             Some(label) => Some(label.to_owned()),
             None => (key == "domain").then(|| NAMESPACE_NAME.to_owned()),
         });
         peer.insert("namespaceSelector".to_owned(), names);
     }
-    if (here && !far) || labels.as_object().is_some_and(|map| !map.is_empty()) {
+    if own || labels.as_object().is_some_and(|map| !map.is_empty()) {
         peer.insert("podSelector".to_owned(), labels);
     }
     peer.into()

@@ -89,10 +89,6 @@ pub(super) struct Sel {
 }
 
 impl Sel {
-    pub(super) fn one(key: impl Into<String>, need: Need) -> Option<Self> {
-        Self::default().with(key, need)
-    }
-
     pub(super) fn in_domain(domain: &str) -> Self {
         Self {
             needs: BTreeMap::from([("domain".to_owned(), Need::any_of([domain]))]),
@@ -450,6 +446,7 @@ fn content_name(prefix: &str, criteria: &[Criterion]) -> String {
             name.extend(
                 value
                     .chars()
+                    .filter(|c| !matches!(c, '*' | '^' | '$'))
                     .map(|c| {
                         if c.is_ascii_alphanumeric() || c == '.' {
                             c
@@ -457,7 +454,6 @@ fn content_name(prefix: &str, criteria: &[Criterion]) -> String {
                             '-'
                         }
                     })
-                    .filter(|c| *c != '*')
                     .take(30),
             );
         }

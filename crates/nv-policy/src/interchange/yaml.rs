@@ -174,8 +174,7 @@ impl<'t> Documents<'t> {
     fn document(&mut self) -> Result<Option<Node<'t>>, Unreadable> {
         self.reset();
         while let Some(event) = self.parser.next_event() {
-            let (event, span) =
-                event.map_err(|error| unreadable(error.info().to_owned(), place(error.marker())))?;
+            let (event, span) = event.map_err(|error| unreadable(error.info(), place(error.marker())))?;
             let at = place(&span.start);
             match event {
                 Event::StreamEnd => return Ok(None),
@@ -522,7 +521,7 @@ mod tests {
             ("a: !secret b\n", "tag", 1, 12),
             ("? [a, b]\n: c\n", "key must be text", 1, 3),
             ("a: [1, 2\n", "", 1, 4),
-            ("a:\n\t- b\n", "", 2, 1),
+            ("a:\n\t- b\n", "tabs", 2, 2),
             ("a: *nobody\n", "", 1, 4),
         ] {
             let documents = read(text);

@@ -6,11 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nv_types::{
-    Action, Direction, Group, GroupKind, GroupName, Mode, PortRange, PortSet, PortSpec, Rule, reserved,
+    Action, Application, Direction, Group, GroupKind, GroupName, Mode, PortRange, PortSet, PortSpec, Rule,
+    RuleId, reserved,
 };
 use serde_json::Value;
 
-use super::{Draft, Policies, Statement};
+use super::{Draft, Policies, Statement, common_ports};
 use crate::input::PolicyInput;
 use crate::interchange::Selection;
 use crate::interchange::note::{Note, Reason, Severity};
@@ -32,12 +33,15 @@ pub(crate) struct Object {
 
 /// What a form has words for, and how it writes them.
 pub(crate) trait Style {
-    /// Denials, pods of no single namespace, names instead of addresses, applications.
+    /// Denials.
     const DENIES: bool;
     /// Pods of several namespaces can be selected.
     const CLUSTERWIDE: bool;
     /// DNS names as servers.
     const NAMES: bool;
+
+    /// Whether the application can be asked for on these ports, alone.
+    fn application(application: Application, ports: &PortSet) -> bool;
 
     /// Writes one object.
     fn document(&self, object: &Object) -> Value;
@@ -260,14 +264,17 @@ fn exact<S: Style>(ends: &mut Ends<'_>, rules: &[&Rule], _: &S) -> Option<Polici
         let subject = |sel: &Sel| S::CLUSTERWIDE || sel.domains().is_some_and(|domains| domains.len() == 1);
         let statement = |s: &Statement| {
             subject(&s.subject)
-                && s.applications.is_empty()
+                && applications::<S>(&s.applications, &s.ports)
                 && ports(&s.ports).1.is_empty()
-                && s.peer != End::Nodes
-                && names(&s.peer).is_none_or(|_| S::NAMES && direction == Direction::Egress)
+                && names(&s.peer)
+                    .is_none_or(|_| S::NAMES && direction == Direction::Egress && !is_mixed(&s.peer))
         };
         side.isolated.iter().all(subject)
             && side.allow.iter().all(statement)
-            && side.deny.iter().all(|s| S::DENIES && statement(s))
+            && side
+                .deny
+                .iter()
+                .all(|s| S::DENIES && names(&s.peer).is_none() && s.applications.is_empty() && statement(s))
     });
     let closed = |sel: &Sel| {
         S::DENIES
@@ -279,11 +286,29 @@ fn exact<S: Style>(ends: &mut Ends<'_>, rules: &[&Rule], _: &S) -> Option<Polici
     (sayable && policies.selected.iter().all(closed)).then_some(policies)
 }
 
+/// Whether the form can ask for these applications.
+fn applications<S: Style>(all: &BTreeSet<Application>, ports: &PortSet) -> bool {
+    let mut all = all.iter();
+    match (all.next(), all.next()) {
+        (None, _) => true,
+        (Some(one), None) => S::application(*one, ports),
+        (Some(_), Some(_)) => false,
+    }
+}
+
 /// The DNS names of an end, if there are any.
 fn names(end: &End) -> Option<&str> {
     match end {
         End::Addresses(all) => all.iter().find(|address| is_name(address)).map(String::as_str),
         End::Pods(_) | End::External | End::Nodes => None,
+    }
+}
+
+/// Whether it has both addresses and names.
+fn is_mixed(end: &End) -> bool {
+    match end {
+        End::Addresses(all) => all.iter().any(|one| is_name(one)) && !all.iter().all(|one| is_name(one)),
+        End::Pods(_) | End::External | End::Nodes => false,
     }
 }
 
@@ -308,32 +333,43 @@ fn ports(all: &PortSet) -> (Vec<PortSpec>, Vec<String>) {
 
 /// A statement of a rule, not yet on a side.
 struct Wish {
+    rule: RuleId,
     from: End,
     to: End,
     ports: PortSet,
+    applications: BTreeSet<Application>,
     action: Action,
+}
+
+impl Wish {
+    fn side(&self) -> Option<(Direction, &Sel, &End)> {
+        match (&self.from, &self.to) {
+            (peer, End::Pods(subject)) => Some((Direction::Ingress, subject, peer)),
+            (End::Pods(subject), peer) => Some((Direction::Egress, subject, peer)),
+            _ => None,
+        }
+    }
+
+    /// Whether a flow could match both.
+    fn meets(&self, other: &Self) -> bool {
+        let meet = |a: &End, b: &End| match (a, b) {
+            (End::Pods(a), End::Pods(b)) => a.and(b).is_some(),
+            (End::Pods(_), _) | (_, End::Pods(_)) => false,
+            // Who is outside can also be at an address of a list.
+            _ => true,
+        };
+        meet(&self.from, &other.from)
+            && meet(&self.to, &other.to)
+            && common_ports(&self.ports, &other.ports).is_some()
+    }
 }
 
 /// Reads a list for what it allows.
 fn loose<S: Style>(ends: &mut Ends<'_>, rules: &[&Rule], notes: &mut Vec<Note>, _: &S) -> Policies {
     let mut wishes = Vec::new();
-    let mut allowed = false;
     for rule in rules {
         match wish::<S>(ends, rule, notes) {
-            Ok(Some(wish)) => {
-                if wish.action == Action::Deny && allowed {
-                    let text =
-                        "the form puts denials before every allowance; here allow rules stand above it";
-                    notes.push(Note::of_rule(
-                        Severity::Changed,
-                        rule.id,
-                        Reason::Differs(text.to_owned()),
-                    ));
-                }
-                allowed |= wish.action == Action::Allow;
-                wishes.push(wish);
-            }
-            Ok(None) => {}
+            Ok(wish) => wishes.extend(wish),
             Err(problem) => {
                 notes.push(Note::of_rule(
                     Severity::Lost,
@@ -344,8 +380,19 @@ fn loose<S: Style>(ends: &mut Ends<'_>, rules: &[&Rule], notes: &mut Vec<Note>, 
         }
     }
     let mut policies = Policies::default();
-    for wish in &wishes {
-        policies.wish(wish);
+    for wish in wishes.iter().filter(|wish| wish.action == Action::Allow) {
+        policies.wish(wish, true);
+    }
+    for (index, wish) in wishes.iter().enumerate() {
+        if wish.action == Action::Deny {
+            let (before, after) = (wishes.get(..index), wishes.get(index..));
+            let meets = |list: Option<&[Wish]>| {
+                let mut list = list.into_iter().flatten();
+                list.any(|other| other.action == Action::Allow && other.meets(wish))
+            };
+            let note = policies.deny::<S>(wish, meets(before), meets(after));
+            notes.extend(note.map(|(severity, reason)| Note::of_rule(severity, wish.rule, reason)));
+        }
     }
     // A pod that may only reach certain addresses must also be let to the pods that it reaches.
     let closed: Vec<Sel> = policies.egress.isolated.iter().cloned().collect();
@@ -354,7 +401,8 @@ fn loose<S: Style>(ends: &mut Ends<'_>, rules: &[&Rule], notes: &mut Vec<Note>, 
             continue;
         };
         for subject in closed.iter().filter_map(|sel| sel.and(client)) {
-            let statement = Statement::new(subject, wish.to.clone(), wish.ports.clone());
+            let mut statement = Statement::new(subject, wish.to.clone(), wish.ports.clone());
+            statement.applications.clone_from(&wish.applications);
             policies.say(Direction::Egress, Action::Allow, statement);
         }
     }
@@ -363,22 +411,39 @@ fn loose<S: Style>(ends: &mut Ends<'_>, rules: &[&Rule], notes: &mut Vec<Note>, 
 }
 
 impl Policies {
-    fn wish(&mut self, wish: &Wish) {
-        let (direction, subject, peer) = match (&wish.from, &wish.to) {
-            (peer, End::Pods(subject)) => (Direction::Ingress, subject, peer),
-            (End::Pods(subject), peer) => (Direction::Egress, subject, peer),
-            _ => return,
+    fn wish(&mut self, wish: &Wish, isolate: bool) {
+        let Some((direction, subject, peer)) = wish.side() else {
+            return;
         };
-        if wish.action == Action::Allow {
+        if isolate {
             self.isolate(direction, subject);
         } else {
             self.select(subject);
         }
-        self.say(
-            direction,
-            wish.action,
-            Statement::new(subject.clone(), peer.clone(), wish.ports.clone()),
-        );
+        let mut statement = Statement::new(subject.clone(), peer.clone(), wish.ports.clone());
+        statement.applications.clone_from(&wish.applications);
+        self.say(direction, wish.action, statement);
+    }
+
+    /// A denial: said as such, or by closing the pods, or not at all.
+    fn deny<S: Style>(&mut self, wish: &Wish, above: bool, below: bool) -> Option<(Severity, Reason)> {
+        let (direction, subject, peer) = wish.side()?;
+        let everyone = wish.ports.is_any() && (*peer == End::External || *peer == End::all());
+        if S::DENIES && !above {
+            self.wish(wish, false);
+            return None;
+        }
+        if everyone && !below {
+            self.isolate(direction, subject);
+            let text = "it is said by closing the pods to everything that is not listed";
+            return Some((Severity::Changed, Reason::Differs(text.to_owned())));
+        }
+        let problem = if S::DENIES {
+            "the form puts denials before every allowance, and allow rules above this one meet it"
+        } else {
+            "the form has no denials"
+        };
+        Some((Severity::Lost, Reason::RuleLeftOut(problem.to_owned())))
     }
 }
 
@@ -400,9 +465,6 @@ fn wish<S: Style>(ends: &mut Ends<'_>, rule: &Rule, notes: &mut Vec<Note>) -> Re
     let mut changed = |text: String| {
         notes.push(Note::of_rule(Severity::Changed, rule.id, Reason::Differs(text)));
     };
-    if rule.action == Action::Deny && !S::DENIES {
-        return Err("the form has no denials".to_owned());
-    }
     if rule.action == Action::Deny && !(from_lost.is_empty() && to_lost.is_empty()) {
         return Err("a denial of a part of the addresses would be another rule".to_owned());
     }
@@ -436,14 +498,13 @@ fn wish<S: Style>(ends: &mut Ends<'_>, rule: &Rule, notes: &mut Vec<Note>) -> Re
     if !S::CLUSTERWIDE && subject.domains().is_none_or(|domains| domains.len() != 1) {
         return Err("the form selects pods of one namespace, and the group names no single one".to_owned());
     }
-    if !rule.applications.is_empty() {
-        if rule.action == Action::Deny {
-            return Err("a denial of one application would become one of all".to_owned());
-        }
-        changed(
-            "the form has no applications: every application is let through on these ports, which is wider"
-                .to_owned(),
-        );
+    let mut asked: BTreeSet<Application> = rule.applications.iter().copied().collect();
+    if !asked.is_empty() && rule.action == Action::Deny {
+        return Err("a denial of one application would become one of all".to_owned());
+    }
+    if !applications::<S>(&asked, &rule.ports) {
+        changed("the form cannot ask for its applications: every one is let through on these ports, which is wider".to_owned());
+        asked.clear();
     }
     let (said, lost) = ports(&rule.ports);
     if said.is_empty() {
@@ -453,6 +514,8 @@ fn wish<S: Style>(ends: &mut Ends<'_>, rule: &Rule, notes: &mut Vec<Note>) -> Re
         changed(format!("the form cannot say the port '{port}'; it was left out"));
     }
     Ok(Some(Wish {
+        rule: rule.id,
+        applications: asked,
         from,
         to,
         ports: PortSet::from_specs(said),
