@@ -98,15 +98,18 @@ impl Sel {
     /// Also this; `None` when nothing is left.
     pub(super) fn with(mut self, key: impl Into<String>, need: Need) -> Option<Self> {
         let key = key.into();
-        let need = match self.needs.get(&key) {
+        let mut need = match self.needs.get(&key) {
             Some(known) => known.and(&need)?,
             None => need.and(&Need::default())?,
         };
-        // Every workload has a domain.
-        if key == "domain" && need.present == Some(false) {
-            return None;
+        if key == "domain" {
+            // Every workload has a domain.
+            match need.present.take() {
+                Some(false) => return None,
+                Some(true) | None => {}
+            }
         }
-        if key == "domain" && need == Need::present(true) {
+        if need == Need::default() {
             self.needs.remove(&key);
         } else {
             self.needs.insert(key, need);
@@ -561,6 +564,10 @@ pub(super) fn addresses(criteria: &[Criterion]) -> (BTreeSet<String>, Vec<String
     let mut found = BTreeSet::new();
     let mut lost = Vec::new();
     for criterion in criteria {
+        if let Ok(net) = Net::parse(&criterion.value) {
+            found.insert(net.text());
+            continue;
+        }
         match AddressSet::parse(&criterion.value) {
             Ok(AddressSet::Prefixes(prefixes)) => found.extend(prefixes.iter().map(|prefix| {
                 let bits = u128::from_be_bytes(prefix.addr);

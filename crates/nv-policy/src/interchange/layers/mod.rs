@@ -327,15 +327,24 @@ impl Policies {
         for draft in before.get(begin..)? {
             policies.restate(draft, Direction::Ingress)?;
         }
-        let after = drafts.get(last + 1..)?;
-        for draft in after.iter().take_while(|draft| draft.action == Action::Allow) {
-            policies.restate(draft, Direction::Egress)?;
+        // Where nobody is isolated in this direction, only the opened pods of layer 5 stand here.
+        if !policies.egress.isolated.is_empty() {
+            let after = drafts.get(last + 1..)?;
+            for draft in after.iter().take_while(|draft| draft.action == Action::Allow) {
+                policies.restate(draft, Direction::Egress)?;
+            }
         }
-        // A policy that isolates nobody has nothing but opened pods behind the allowances.
-        if policies.egress.isolated.is_empty() {
-            policies.egress.allow.clear();
-        }
-        for draft in drafts.iter().take_while(|draft| draft.action == Action::Deny) {
+        let run = drafts
+            .iter()
+            .take_while(|draft| draft.action == Action::Deny)
+            .count();
+        // Without layer 1, the denials of layer 2 follow the explicit ones at once.
+        let explicit = if run == begin {
+            run.checked_sub(policies.ingress.isolated.len() * policies.egress.isolated.len())?
+        } else {
+            run
+        };
+        for draft in drafts.get(..explicit)? {
             policies.redeny(draft);
         }
         let exact = policies.drafts().is_some_and(|again| again == drafts);
@@ -381,14 +390,6 @@ impl Policies {
 
     /// An explicit denial can be said on either side; the server says it, if some policy selects it.
     fn redeny(&mut self, draft: &Draft) {
-        let isolated = |side: &Side, end: &End| end.pods().is_some_and(|sel| side.isolated.contains(sel));
-        let follows = draft.ports.is_any()
-            && draft.applications.is_empty()
-            && isolated(&self.egress, &draft.from)
-            && isolated(&self.ingress, &draft.to);
-        if follows {
-            return;
-        }
         let (direction, subject, peer) = match (&draft.from, &draft.to) {
             (peer, End::Pods(subject)) if self.selects(subject) => (Direction::Ingress, subject, peer),
             (End::Pods(subject), peer) => (Direction::Egress, subject, peer),
