@@ -40,10 +40,7 @@ pub(super) fn read(
         None => vec![Direction::Ingress],
     };
     let Some(subject) = subject else {
-        notes.lost(
-            &selector,
-            Reason::NotCarried("the selector contradicts itself and selects nobody"),
-        );
+        notes.lost(&selector, Reason::Nobody("the selector contradicts itself"));
         return Ok(());
     };
     let mut found = Policies::default();
@@ -146,7 +143,11 @@ fn rule(
         match peer(&item, namespace, notes) {
             Ok(Peer::Pods(sel)) => peers.push(End::Pods(sel)),
             Ok(Peer::Blocks(more)) => blocks.extend(more),
-            Ok(Peer::Nobody(reason)) => notes.lost(&item, Reason::PeerLeftOut(reason.to_owned())),
+            Ok(Peer::Nobody(why)) => notes.lost(&item, Reason::Nobody(why)),
+            Ok(Peer::Unknown) => {
+                let text = "it has a field that is not known";
+                notes.lost(&item, Reason::PeerLeftOut(text.to_owned()));
+            }
             // What is wrong is wrong for Kubernetes too, unless it is only that we have no word for it.
             Err(problem) => {
                 let reason = Reason::PeerLeftOut(problem.reason.to_string());
@@ -220,6 +221,7 @@ enum Peer {
     Pods(Sel),
     Blocks(BTreeSet<String>),
     Nobody(&'static str),
+    Unknown,
 }
 
 fn peer(at: &At<'_>, namespace: &str, notes: &mut Notes<'_>) -> Result<Peer, Problem> {
@@ -229,7 +231,7 @@ fn peer(at: &At<'_>, namespace: &str, notes: &mut Notes<'_>) -> Result<Peer, Pro
     let namespaces = fields.take_any("namespaceSelector");
     let block = fields.take("ipBlock");
     if fields.finish(notes) {
-        return Ok(Peer::Nobody("it has a field that is not known"));
+        return Ok(Peer::Unknown);
     }
     if let Some(at) = block {
         if pods.is_some() || namespaces.is_some() {
@@ -248,10 +250,7 @@ fn peer(at: &At<'_>, namespace: &str, notes: &mut Notes<'_>) -> Result<Peer, Pro
         let more = read_selector(at, notes, label_key)?;
         sel = sel.and_then(|sel| sel.and(&more?));
     }
-    Ok(sel.map_or(
-        Peer::Nobody("its selectors contradict each other and select nobody"),
-        Peer::Pods,
-    ))
+    Ok(sel.map_or(Peer::Nobody("its selectors contradict each other"), Peer::Pods))
 }
 
 fn ip_block(at: &At<'_>, notes: &mut Notes<'_>) -> Result<Peer, Problem> {
@@ -259,7 +258,7 @@ fn ip_block(at: &At<'_>, notes: &mut Notes<'_>) -> Result<Peer, Problem> {
     let cidr = fields.need("cidr")?;
     let except = fields.take("except");
     if fields.finish(notes) {
-        return Ok(Peer::Nobody("it has a field that is not known"));
+        return Ok(Peer::Unknown);
     }
     let items = except.map(|at| at.items()).transpose()?.unwrap_or_default();
     let except: Vec<&str> = items.iter().map(At::text).collect::<Result<_, _>>()?;

@@ -82,6 +82,9 @@ pub enum Reason {
     /// A peer that could not be carried over and was left out.
     #[error("the peer was left out: {0}")]
     PeerLeftOut(String),
+    /// It selects nobody, there as here.
+    #[error("left out: {0} and selects nobody, there as here")]
+    Nobody(&'static str),
     /// Ports that could not be carried over and were left out.
     #[error("the port was left out: {0}")]
     PortLeftOut(String),

@@ -104,9 +104,8 @@ impl Sel {
         };
         if key == "domain" {
             // Every workload has a domain.
-            match need.present.take() {
-                Some(false) => return None,
-                Some(true) | None => {}
+            if need.present.take() == Some(false) {
+                return None;
             }
         }
         if need == Need::default() {

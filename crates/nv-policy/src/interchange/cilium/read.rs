@@ -14,7 +14,7 @@ use crate::interchange::Meta;
 use crate::interchange::cursor::{At, Fields, Notes, Problem};
 use crate::interchange::kubernetes::namespace_key;
 use crate::interchange::layers::{Policies, Statement, protocol};
-use crate::interchange::note::{Reason, Severity};
+use crate::interchange::note::{Note, Reason, Severity};
 use crate::interchange::select::{End, MAX_CRITERIA, Sel, WORLD, cidr_except, is_reserved, read_selector};
 
 pub(crate) fn read(
@@ -63,10 +63,7 @@ fn read_spec(
         None => Some(sel),
     });
     let Some(subject) = subject else {
-        notes.lost(
-            &selector,
-            Reason::NotCarried("the selector contradicts itself and selects nobody"),
-        );
+        notes.lost(&selector, Reason::Nobody("the selector contradicts itself"));
         return Ok(());
     };
     policies.select(&subject);
@@ -154,7 +151,7 @@ fn read_rule(
     let lost = notes
         .all
         .get(before..)
-        .and_then(|new| new.iter().find(|note| note.severity == Severity::Lost));
+        .and_then(|new| new.iter().find(|note| is_loss(note)));
     match (action, lost, rule) {
         (Action::Allow, _, rule) => Ok(rule),
         (Action::Deny, Some(note), _) => Err(Problem {
@@ -168,6 +165,11 @@ fn read_rule(
         (Action::Deny, None, Some(rule)) => Ok(Some(rule)),
         (Action::Deny, None, None) => Err(at.invalid("a denial without peers and ports")),
     }
+}
+
+/// Whether less is denied than was meant.
+fn is_loss(note: &Note) -> bool {
+    note.severity == Severity::Lost && !matches!(note.reason, Reason::Nobody(_))
 }
 
 fn try_rule(
@@ -262,7 +264,7 @@ impl Peers {
             for item in at.items()? {
                 match endpoints(&item, namespace, notes) {
                     Ok(Some(sel)) => self.ends.push(End::Pods(sel)),
-                    Ok(None) => left_out(&item, "its selector contradicts itself", notes),
+                    Ok(None) => notes.lost(&item, Reason::Nobody("the selector contradicts itself")),
                     Err(problem) => left_out_at(problem, notes),
                 }
             }

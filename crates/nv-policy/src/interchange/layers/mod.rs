@@ -318,7 +318,7 @@ impl Policies {
         let last = drafts
             .iter()
             .rposition(|draft| draft.to == End::Nodes && draft.action == Action::Allow)?;
-        let first = last.checked_sub(2 * policies.selected.len() - 1)?;
+        let first = (last + 1).checked_sub(2 * policies.selected.len())?;
         let before = drafts.get(..first)?;
         let begin = before
             .iter()

@@ -468,6 +468,11 @@ fn wish<S: Style>(ends: &mut Ends<'_>, rule: &Rule, notes: &mut Vec<Note>) -> Re
     if rule.action == Action::Deny && !(from_lost.is_empty() && to_lost.is_empty()) {
         return Err("a denial of a part of the addresses would be another rule".to_owned());
     }
+    for address in from_lost.iter().chain(&to_lost) {
+        changed(format!(
+            "the form cannot say the address '{address}'; it was left out"
+        ));
+    }
     if from == End::Nodes || to == End::Nodes {
         if rule.action == Action::Deny {
             return Err("the form lets nodes through anyway".to_owned());
