@@ -137,6 +137,17 @@ impl Sel {
         self.needs.get("domain")?.any_of.as_ref()
     }
 
+    /// One for each domain, where they are listed.
+    pub(super) fn by_domain(&self) -> Vec<Self> {
+        match self.domains() {
+            Some(domains) => {
+                let one = |domain: &String| self.and(&Self::in_domain(domain));
+                domains.iter().filter_map(one).collect()
+            }
+            None => vec![self.clone()],
+        }
+    }
+
     pub(super) fn without_domain(&self) -> Self {
         let mut sel = self.clone();
         sel.needs.remove("domain");

@@ -23,12 +23,15 @@ use nv_types::{
 };
 
 use super::note::{Note, Reason, Severity};
-use super::select::{End, Sel};
+use super::select::{End, Need, Sel};
 use super::{ImportOptions, plain_rule};
 use crate::party::is_present;
 
 /// Most rules that layers may become.
 const MAX_RULES: usize = 10_000;
+
+/// Most domains of one group.
+const MAX_DOMAINS: usize = 200;
 
 /// One thing that a policy says of the pods that it selects.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -179,9 +182,10 @@ impl Policies {
             egress: side(&self.egress),
             selected: widest(&self.selected),
         };
-        let (moved, kept): (BTreeSet<_>, BTreeSet<_>) = std::mem::take(&mut policies.egress.deny)
+        let denials = std::mem::take(&mut policies.egress.deny);
+        let (moved, kept): (BTreeSet<_>, BTreeSet<_>) = denials
             .into_iter()
-            .partition(|deny| deny.peer.pods().is_some_and(|peer| self.selects(peer)));
+            .partition(|deny| deny.peer.pods().is_some_and(|peer| policies.selects(peer)));
         policies.egress.deny = kept;
         for Statement {
             subject,
@@ -478,12 +482,34 @@ impl Policies {
     }
 }
 
-/// The selectors that do not lie within another one.
+/// The fewest selectors that together select the same: those that lie within others are left out, those that differ only in the domain
+/// are one.
 fn widest(all: &BTreeSet<Sel>) -> BTreeSet<Sel> {
-    all.iter()
-        .filter(|sel| !all.iter().any(|other| other != *sel && sel.is_within(other)))
-        .cloned()
-        .collect()
+    let outer = |all: &BTreeSet<Sel>| -> BTreeSet<Sel> {
+        let within = |sel: &Sel| all.iter().any(|other| other != sel && sel.is_within(other));
+        all.iter().filter(|sel| !within(sel)).cloned().collect()
+    };
+    let mut alike: BTreeMap<Sel, BTreeSet<String>> = BTreeMap::new();
+    let mut found = BTreeSet::new();
+    for sel in outer(all) {
+        match sel.domains() {
+            Some(domains) => alike
+                .entry(sel.without_domain())
+                .or_default()
+                .extend(domains.iter().cloned()),
+            None => {
+                found.insert(sel);
+            }
+        }
+    }
+    for (sel, domains) in alike {
+        let domains: Vec<_> = domains.into_iter().collect();
+        for part in domains.chunks(MAX_DOMAINS) {
+            let need = Need::any_of(part.iter().map(String::as_str));
+            found.extend(sel.clone().with("domain", need));
+        }
+    }
+    outer(&found)
 }
 
 /// Ports that are in both; `None` when there are none.

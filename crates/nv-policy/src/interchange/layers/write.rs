@@ -269,20 +269,21 @@ fn exact<S: Style>(ends: &mut Ends<'_>, rules: &[&Rule], _: &S) -> Option<Polici
                 && names(&s.peer)
                     .is_none_or(|_| S::NAMES && direction == Direction::Egress && !is_mixed(&s.peer))
         };
-        side.isolated.iter().all(subject)
+        side.isolated
+            .iter()
+            .all(|sel| S::CLUSTERWIDE || sel.domains().is_some())
             && side.allow.iter().all(statement)
             && side
                 .deny
                 .iter()
                 .all(|s| S::DENIES && names(&s.peer).is_none() && s.applications.is_empty() && statement(s))
     });
-    let closed = |sel: &Sel| {
-        S::DENIES
-            || policies
-                .sides()
-                .iter()
-                .any(|(_, side)| side.isolated.contains(sel))
+    // Without denials, a policy that isolates nobody says nothing.
+    let isolated = |part: &Sel| {
+        let mut sides = policies.sides().into_iter();
+        sides.any(|(_, side)| side.isolated.iter().any(|sel| part.is_within(sel)))
     };
+    let closed = |sel: &Sel| S::DENIES || sel.by_domain().iter().all(isolated);
     (sayable && policies.selected.iter().all(closed)).then_some(policies)
 }
 
@@ -556,17 +557,14 @@ fn note_closed(ends: &Ends<'_>, policies: &Policies, rules: &[&Rule], notes: &mu
 /// One object for each selector.
 fn objects(policies: &Policies) -> Vec<Object> {
     let mut found: BTreeMap<Sel, Object> = BTreeMap::new();
-    let selected = policies.selected.iter();
-    let subjects = policies.sides().into_iter().flat_map(|(_, side)| {
-        let said = side
-            .allow
-            .iter()
-            .chain(&side.deny)
-            .map(|statement| &statement.subject);
-        side.isolated.iter().chain(said)
-    });
-    for subject in selected.chain(subjects) {
-        found.entry(subject.clone()).or_default();
+    let sides = policies.sides();
+    let isolated = sides.iter().flat_map(|(_, side)| &side.isolated);
+    let closed = isolated.chain(&policies.selected).flat_map(Sel::by_domain);
+    let statements = sides
+        .iter()
+        .flat_map(|(_, side)| side.allow.iter().chain(&side.deny));
+    for subject in closed.chain(statements.map(|statement| statement.subject.clone())) {
+        found.entry(subject).or_default();
     }
     for (subject, object) in &mut found {
         object.subject = subject.clone();
@@ -582,7 +580,12 @@ fn objects(policies: &Policies) -> Vec<Object> {
             };
             let isolated = side.isolated.iter().any(|sel| subject.is_within(sel));
             let (allow, deny) = (of(&side.allow), of(&side.deny));
-            let says = side.isolated.contains(subject) || !allow.is_empty() || !deny.is_empty();
+            let closes = side
+                .isolated
+                .iter()
+                .flat_map(Sel::by_domain)
+                .any(|sel| sel == *subject);
+            let says = closes || !allow.is_empty() || !deny.is_empty();
             if let (Some(a), Some(b), Some(c)) = (
                 object.isolated.get_mut(index),
                 object.allow.get_mut(index),
