@@ -7,9 +7,10 @@ use serde_json::{Map, Value, json};
 
 use super::Meta;
 use super::cursor::{At, Fields, Notes, Problem};
+use super::ends::{End, MAX_CRITERIA, WORLD, cidr_except};
 use super::layers::{Object, Policies, Statement, Style, protocol};
 use super::note::Reason;
-use super::select::{End, Sel, WORLD, cidr_except, is_reserved, read_selector};
+use super::select::{Sel, is_reserved, read_selector};
 
 /// The label that every namespace has: its name.
 pub(super) const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
@@ -158,8 +159,8 @@ fn rule(
     if WORLD.iter().all(|block| blocks.contains(*block)) {
         peers.push(End::External);
     } else if !blocks.is_empty() {
-        if blocks.len() > super::select::MAX_CRITERIA {
-            let text = format!("more than {} CIDRs in one rule", super::select::MAX_CRITERIA);
+        if blocks.len() > MAX_CRITERIA {
+            let text = format!("more than {} CIDRs in one rule", MAX_CRITERIA);
             notes.lost(&at, Reason::PeerLeftOut(text));
         } else {
             peers.push(End::Addresses(blocks));

@@ -1,5 +1,6 @@
 //! Cilium's `CiliumNetworkPolicy` and `CiliumClusterwideNetworkPolicy`, layers 3 and 4.
 
+mod ports;
 mod read;
 mod write;
 

@@ -4,8 +4,9 @@ use nv_types::{Application, IpProto, PortRange, PortSet, PortSpec};
 use serde_json::{Map, Value, json};
 
 use super::{APPLICATIONS, NAMESPACE, NAMESPACE_LABELS};
+use crate::interchange::ends::{End, is_name};
 use crate::interchange::layers::{Object, Statement, Style};
-use crate::interchange::select::{End, Sel, is_name};
+use crate::interchange::select::Sel;
 
 /// Most ports of one entry that Cilium takes.
 const PORTS: usize = 40;
