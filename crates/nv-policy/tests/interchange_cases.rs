@@ -7,6 +7,7 @@ use nv_policy::interchange::{
     Form, ImportError, ImportOptions, Imported, Selection, Severity, export, import, import_with,
 };
 use nv_types::{Mode, RuleId, Tier};
+use proptest::prelude::*;
 
 const NEUVECTOR: &str = include_str!("interchange/neuvector.yaml");
 const KUBERNETES: &str = include_str!("interchange/kubernetes.yaml");
@@ -541,4 +542,96 @@ fn limits_are_named() {
         .map(|number| policy(number, &format!("{{matchLabels: {{app: a{number}}}}}")))
         .collect();
     assert!(refusals(&import(&many, None).unwrap())[0].contains("need more than 10000 rules"));
+}
+
+#[test]
+fn large_files_take_their_time_and_no_more() {
+    use std::fmt::Write as _;
+    // 300 namespaces with three policies each: what a large cluster has.
+    let mut text = String::new();
+    for number in 0..300 {
+        for (name, selector, rest) in [
+            ("closed", "{}", "policyTypes: [Ingress, Egress]"),
+            (
+                "web",
+                "{matchLabels: {app: web}}",
+                "ingress: [{from: [{podSelector: {}}], ports: [{port: 80}]}]",
+            ),
+            (
+                "db",
+                "{matchLabels: {app: db}}",
+                "policyTypes: [Egress], egress: [{to: [{podSelector: {matchLabels: {app: web}}}]}]",
+            ),
+        ] {
+            let _ = writeln!(
+                text,
+                "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {name}, namespace: n{number}}}\nspec: {{podSelector: {selector}, {rest}}}"
+            );
+        }
+    }
+    let start = std::time::Instant::now();
+    let imported = import(&text, None).unwrap();
+    assert_eq!(refusals(&imported), Vec::<String>::new());
+    assert_eq!(
+        imported.rules.iter().filter(|rule| !rule.ports.is_any()).count(),
+        600
+    );
+    // Thousands that are all different: refused, not chewed on.
+    let mut text = String::new();
+    for number in 0..6000 {
+        let _ = writeln!(
+            text,
+            "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p{number}, namespace: a}}\nspec: {{podSelector: {{matchLabels: {{a{number}: b}}}}, ingress: [{{from: [{{podSelector: {{}}}}]}}]}}"
+        );
+    }
+    assert!(import(&text, None).unwrap().is_refused());
+    assert!(start.elapsed() < PATIENCE * 10, "{:?}", start.elapsed());
+}
+
+fn damaged() -> impl Strategy<Value = String> {
+    let place = (
+        0usize..10_000,
+        0usize..3,
+        proptest::sample::select(vec![
+            "", " ", "\n", ":", "- ", "[", "{", "}", "&a ", "*a", "null", "0", "'", "!", "ü", "\0", "---\n",
+        ]),
+    );
+    (
+        proptest::sample::select(vec![NEUVECTOR, KUBERNETES, CILIUM]),
+        proptest::collection::vec(place, 1..6),
+    )
+        .prop_map(|(text, places)| {
+            let mut text = text.to_owned();
+            for (at, cut, with) in places {
+                let mut at = at % text.len().max(1);
+                while !text.is_char_boundary(at) {
+                    at -= 1;
+                }
+                let mut end = (at + cut).min(text.len());
+                while !text.is_char_boundary(end) {
+                    end += 1;
+                }
+                text.replace_range(at..end, with);
+            }
+            text
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// What is left of a damaged file is a policy that can be exported again in every form.
+    #[test]
+    fn damaged_files_never_panic(text in damaged()) {
+        if let Ok(imported) = import(&text, None) {
+            let input = imported.to_input();
+            for form in Form::ALL {
+                let exported = export(&input, form, &Selection::all());
+                if !exported.text.is_empty() {
+                    let again = import(&exported.text, Some(form)).unwrap();
+                    prop_assert!(!again.is_refused(), "{:?}\n{}", again.notes, exported.text);
+                }
+            }
+        }
+    }
 }

@@ -63,6 +63,20 @@ impl Need {
         }
     }
 
+    /// Whether every value that holds here holds there, as far as the two say.
+    fn implies(&self, other: &Self) -> bool {
+        match (&self.any_of, &other.any_of) {
+            (Some(own), Some(others)) => own.is_subset(others),
+            (None, Some(_)) => false,
+            (Some(own), None) => other.present != Some(false) && own.is_disjoint(&other.none_of),
+            (None, None) => {
+                let absent = self.present == Some(false) && other.present.is_none();
+                let present = other.present.is_none() || other.present == self.present;
+                present && (absent || other.none_of.is_subset(&self.none_of))
+            }
+        }
+    }
+
     fn holds(&self, value: Option<&str>) -> bool {
         match (value, &self.any_of) {
             (Some(value), Some(any_of)) => any_of.contains(value),
@@ -116,7 +130,21 @@ impl Sel {
 
     /// Whether all of these are among the others, as far as the selectors themselves say.
     pub(super) fn is_within(&self, other: &Self) -> bool {
-        self.and(other).is_some_and(|both| both == *self)
+        other
+            .needs
+            .iter()
+            .all(|(key, need)| self.needs.get(key).is_some_and(|own| own.implies(need)))
+    }
+
+    /// Whether somebody could be in both; quick, and `true` when in doubt.
+    pub(super) fn may_meet(&self, other: &Self) -> bool {
+        self.needs.iter().all(|(key, need)| {
+            let others = other.needs.get(key).and_then(|other| other.any_of.as_ref());
+            match (&need.any_of, others) {
+                (Some(own), Some(others)) => own.iter().any(|value| others.contains(value)),
+                _ => true,
+            }
+        })
     }
 
     pub(super) fn is_all(&self) -> bool {
@@ -404,6 +432,23 @@ mod tests {
             sel(&[("k", Need::any_of(["a"]))]).unwrap(),
             sel(&[("k", ab())]).unwrap(),
         );
+        let one = || {
+            vec![
+                Need::any_of(["a"]),
+                ab(),
+                Need::none_of(["a"]),
+                Need::none_of(["a", "c"]),
+                Need::present(true),
+                Need::present(false),
+                Need::none_of(["a"]).and(&Need::present(true)).unwrap(),
+            ]
+        };
+        for (a, b) in one()
+            .iter()
+            .flat_map(|a| one().into_iter().map(move |b| (a.clone(), b)))
+        {
+            assert_eq!(a.implies(&b), a.and(&b).as_ref() == Some(&a), "{a:?} {b:?}");
+        }
         assert!(a.is_within(&both) && !both.is_within(&a) && a.is_within(&Sel::default()));
     }
 

@@ -33,6 +33,9 @@ use crate::party::is_present;
 /// Most rules that layers may become.
 const MAX_RULES: usize = 10_000;
 
+/// Most selectors, and most allowances of one side, that are looked at.
+const MAX_SUBJECTS: usize = 5_000;
+
 /// Most domains of one group.
 const MAX_DOMAINS: usize = 200;
 
@@ -156,9 +159,14 @@ impl Policies {
     }
 
     /// Without what says nothing: subjects that lie within others, allowances of pods that are not isolated.
-    fn normal(&self) -> Self {
+    ///
+    /// `None`: more than is looked at.
+    fn normal(&self) -> Option<Self> {
         let side = |side: &Side| {
             let isolated = widest(&side.isolated);
+            if isolated.len().max(side.allow.len()) > MAX_SUBJECTS {
+                return None;
+            }
             let mut allow = BTreeSet::new();
             for statement in &side.allow {
                 if isolated.iter().any(|sel| statement.subject.is_within(sel)) {
@@ -174,15 +182,15 @@ impl Policies {
             }
             // Nodes always reach pods, and pods nodes.
             allow.retain(|statement| statement.peer != End::Nodes);
-            Side {
+            Some(Side {
                 isolated,
                 allow,
                 deny: side.deny.clone(),
-            }
+            })
         };
         let mut policies = Self {
-            ingress: side(&self.ingress),
-            egress: side(&self.egress),
+            ingress: side(&self.ingress)?,
+            egress: side(&self.egress)?,
             selected: widest(&self.selected),
         };
         let denials = std::mem::take(&mut policies.egress.deny);
@@ -206,12 +214,12 @@ impl Policies {
                 });
             }
         }
-        policies
+        Some(policies)
     }
 
     /// The rules, in their order. `None`: more than [`MAX_RULES`].
     fn drafts(&self) -> Option<Vec<Draft>> {
-        let policies = self.normal();
+        let policies = self.normal()?;
         let mut drafts = Vec::new();
         for (direction, side) in policies.sides() {
             drafts.extend(side.deny.iter().map(|s| s.draft(direction, Action::Deny)));
@@ -240,6 +248,9 @@ impl Policies {
                 let Some(servers) = egress.peer.pods() else {
                     continue;
                 };
+                if !egress.subject.may_meet(clients) || !servers.may_meet(&ingress.subject) {
+                    continue;
+                }
                 let (Some(from), Some(to), Some(ports), Some(applications)) = (
                     egress.subject.and(clients),
                     servers.and(&ingress.subject),
@@ -385,16 +396,12 @@ impl Policies {
     }
 }
 
-/// The fewest selectors that together select the same: those that lie within others are left out, those that differ only in the domain
+/// Few selectors that together select the same: those that lie within others are left out, and those that differ only in the domain
 /// are one.
 fn widest(all: &BTreeSet<Sel>) -> BTreeSet<Sel> {
-    let outer = |all: &BTreeSet<Sel>| -> BTreeSet<Sel> {
-        let within = |sel: &Sel| all.iter().any(|other| other != sel && sel.is_within(other));
-        all.iter().filter(|sel| !within(sel)).cloned().collect()
-    };
     let mut alike: BTreeMap<Sel, BTreeSet<String>> = BTreeMap::new();
     let mut found = BTreeSet::new();
-    for sel in outer(all) {
+    for sel in outermost(all) {
         match sel.domains() {
             Some(domains) => alike
                 .entry(sel.without_domain())
@@ -412,7 +419,16 @@ fn widest(all: &BTreeSet<Sel>) -> BTreeSet<Sel> {
             found.extend(sel.clone().with("domain", need));
         }
     }
-    outer(&found)
+    outermost(&found)
+}
+
+/// Those that do not lie within others; all of them, where that is too much to look at.
+fn outermost(all: &BTreeSet<Sel>) -> BTreeSet<Sel> {
+    let within = |sel: &Sel| all.iter().any(|other| other != sel && sel.is_within(other));
+    if all.len() > MAX_SUBJECTS {
+        return all.clone();
+    }
+    all.iter().filter(|sel| !within(sel)).cloned().collect()
 }
 
 /// Ports that are in both; `None` when there are none.
