@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use crate::commands::policy::{FormArg, PolicyCommand};
+
 /// Command line of nv: container network security.
 #[derive(Debug, Parser)]
 #[command(
@@ -182,6 +184,9 @@ pub enum Command {
         #[arg(long, value_enum)]
         expect: Option<Expect>,
     },
+    /// Policy files: from and to other forms.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Packet captures.
     #[command(subcommand)]
     Capture(Capture),

@@ -125,7 +125,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Value>, CtlError> {
     parse(&text).map_err(problem)
 }
 
-fn parse(text: &str) -> Result<Vec<Value>, String> {
+pub(crate) fn parse(text: &str) -> Result<Vec<Value>, String> {
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_anchors: 64,

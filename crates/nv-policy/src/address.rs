@@ -45,7 +45,7 @@ impl AddressSet {
         }
         if text.contains('/') {
             return match IpNetwork::from_str(text) {
-                Ok(net) => Ok(Self::Prefixes(vec![IpPrefix::new(net.ip(), net.prefix())])),
+                Ok(net) => Ok(Self::Prefixes(network(net))),
                 Err(_) => {
                     fail("a CIDR is ADDRESS/LENGTH, with a length of at most 32 for IPv4 and 128 for IPv6")
                 }
@@ -60,13 +60,54 @@ impl AddressSet {
             if first > last {
                 return fail("the range ends before it starts");
             }
-            return Ok(Self::Prefixes(cover(first, last)));
+            return Ok(Self::Prefixes(range(first, last)));
         }
         if let Some(problem) = name_problem(text) {
             return fail(problem);
         }
         Ok(Self::Name(text.to_ascii_lowercase()))
     }
+}
+
+/// Where IPv4 lies among the addresses of policy tables: `::ffff:0:0/96`.
+const MAPPED: (u128, u128) = (0xffff_0000_0000, 0xffff_ffff_ffff);
+
+/// The prefixes of a CIDR. One of IPv6 that is wide enough to hold the mapped IPv4 addresses does not mean them.
+fn network(net: IpNetwork) -> Vec<IpPrefix> {
+    let holds_mapped = match net.network() {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(addr) => {
+            net.prefix() < 96 && {
+                let shift = 128 - u32::from(net.prefix());
+                MAPPED.0.checked_shr(shift).unwrap_or(0) == addr.to_bits().checked_shr(shift).unwrap_or(0)
+            }
+        }
+    };
+    if holds_mapped {
+        range(net.network(), net.broadcast())
+    } else {
+        vec![IpPrefix::new(net.ip(), net.prefix())]
+    }
+}
+
+/// The prefixes of a range; one of IPv6 leaves the mapped IPv4 addresses out, unless it lies within them.
+fn range(first: IpAddr, last: IpAddr) -> Vec<IpPrefix> {
+    let (IpAddr::V6(low), IpAddr::V6(high)) = (first, last) else {
+        return cover(first, last);
+    };
+    let (low, high) = (low.to_bits(), high.to_bits());
+    let is_within = MAPPED.0 <= low && high <= MAPPED.1;
+    if is_within || high < MAPPED.0 || MAPPED.1 < low {
+        return cover(first, last);
+    }
+    let mut prefixes = Vec::new();
+    if low < MAPPED.0 {
+        prefixes.extend(cover(first, IpAddr::V6((MAPPED.0 - 1).into())));
+    }
+    if MAPPED.1 < high {
+        prefixes.extend(cover(IpAddr::V6((MAPPED.1 + 1).into()), last));
+    }
+    prefixes
 }
 
 /// The fewest prefixes that hold exactly `first..=last`.
@@ -161,6 +202,27 @@ mod tests {
             let error = AddressSet::parse(bad).unwrap_err();
             assert_eq!(error.text, bad);
         }
+    }
+
+    #[test]
+    fn ipv6_does_not_mean_the_mapped_ipv4() {
+        for text in ["::/0", "::/64", "::-ffff::", "::ffff:0.0.0.1-::1:0:0:0"] {
+            let Ok(AddressSet::Prefixes(prefixes)) = AddressSet::parse(text) else {
+                panic!("{text}")
+            };
+            let holds = |addr: &str| {
+                let addr: IpAddr = addr.parse().unwrap();
+                prefixes
+                    .iter()
+                    .any(|prefix| prefix.contains(nv_types::v4_mapped(addr)))
+            };
+            assert!(!holds("10.0.0.1"), "{text}");
+            assert!(holds("::1") || holds("::1:0:0:0"), "{text}");
+        }
+        assert_eq!(
+            AddressSet::parse("::ffff:10.0.0.0/104"),
+            AddressSet::parse("10.0.0.0/8")
+        );
     }
 
     #[test]

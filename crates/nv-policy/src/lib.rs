@@ -40,6 +40,7 @@ mod criteria;
 mod explain;
 mod flatten;
 mod input;
+pub mod interchange;
 mod learn;
 mod party;
 pub mod reference;

@@ -6,6 +6,7 @@ mod connectivity;
 mod explain;
 mod flows;
 mod get;
+pub(crate) mod policy;
 mod session;
 mod status;
 
@@ -72,6 +73,7 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, CtlError> {
             app,
             expect,
         } => explain::run(&context, &explain::Question { from, to, port, app }, expect).await,
+        Command::Policy(command) => policy::run(&context, command).await,
         Command::Capture(command) => capture::run(&context, command).await,
         Command::Connectivity(command) => connectivity::run(&context, command).await,
         Command::Completion { shell } => {

@@ -1,0 +1,130 @@
+//! `nvctl policy import` and `export` as a script sees them. The controller is a stub here, which answers from a fixed list.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::process::Command;
+
+const GROUPS: &str = r#"{"groups":[
+ {"name":"external","comment":"","learned":false,"reserved":true,"domain":"","kind":"external","cfg_type":"system_defined","criteria":[]},
+ {"name":"nv.web.shop","comment":"","learned":true,"reserved":false,"policy_mode":"Protect","domain":"shop","kind":"container","cfg_type":"learned",
+  "criteria":[{"key":"service","value":"web","op":"="},{"key":"domain","value":"shop","op":"="}]}]}"#;
+const RULES: &str = r#"{"rules":[
+ {"id":1,"comment":"","from":"external","to":"nv.web.shop","ports":"tcp/22","action":"deny","applications":["any"],"learned":false,"disable":false},
+ {"id":10000,"comment":"","from":"external","to":"nv.web.shop","ports":"tcp/80","action":"allow","applications":["HTTP"],"learned":true,"disable":false}]}"#;
+const WORKLOADS: &str = r#"{"workloads":[{"id":"1","name":"web-1","host_id":"n1","service":"web","domain":"shop","image":"i","labels":{"app":"front"}}]}"#;
+
+/// Answers every request from the lists above; ends with the test's process.
+fn stub() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = Vec::new();
+            let mut chunk = [0; 4096];
+            while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+                let count = stream.read(&mut chunk).unwrap();
+                if count == 0 {
+                    break;
+                }
+                head.extend_from_slice(&chunk[..count]);
+            }
+            let head = String::from_utf8_lossy(&head).into_owned();
+            let body = match head.split_whitespace().nth(1).unwrap_or_default() {
+                "/v1/group" => GROUPS,
+                "/v1/policy/rule" => RULES,
+                _ => WORKLOADS,
+            };
+            let length = body.len();
+            write!(stream, "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}").unwrap();
+        }
+    });
+    format!("http://{address}")
+}
+
+fn nvctl(server: &str, args: &[&str]) -> (i32, String, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "secret").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_nvctl"))
+        .args(args)
+        .env("NV_SERVER", server)
+        .env("NV_TOKEN_FILE", &token)
+        .env_remove("NV_CA")
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (
+        output.status.code().unwrap(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+#[test]
+fn what_is_refused_is_named_and_the_rest_is_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("in.yaml");
+    let good = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: web, namespace: shop}\nspec: {podSelector: {}, ingress: [{ports: [{port: 80}]}]}\n";
+    std::fs::write(
+        &file,
+        format!("{good}---\nkind: Service\nmetadata: {{name: s}}\n"),
+    )
+    .unwrap();
+    let path = file.to_str().unwrap();
+    // No controller is asked.
+    let (code, out, err) = nvctl("http://127.0.0.1:9", &["policy", "import", path]);
+    assert_eq!(code, 1, "{err}");
+    assert!(
+        err.contains("refused: document 2, Service s, kind, line 6 column 7"),
+        "{err}"
+    );
+    assert!(
+        out.contains("kind: Rule") && out.contains("ports: tcp/80") && !out.contains("refused"),
+        "{out}"
+    );
+    let (code, out, err) = nvctl("http://127.0.0.1:9", &["policy", "import", path, "--strict"]);
+    assert_eq!((code, out.as_str()), (1, ""), "{err}");
+    std::fs::write(&file, good).unwrap();
+    let (code, out, _) = nvctl("http://127.0.0.1:9", &["policy", "import", path, "-o", "jsonl"]);
+    assert_eq!(code, 0);
+    let first: serde_json::Value = serde_json::from_str(out.lines().next().unwrap()).unwrap();
+    assert_eq!(first["kind"], "Group");
+}
+
+#[test]
+fn the_controllers_policy_in_every_form() {
+    let server = stub();
+    let (code, out, err) = nvctl(
+        &server,
+        &["policy", "export", "--form", "kubernetes", "--learned"],
+    );
+    assert_eq!(code, 0, "{err}");
+    assert!(
+        out.contains("kind: NetworkPolicy") && out.contains("app: front") && out.contains("port: 80"),
+        "{out}"
+    );
+    assert!(
+        err.contains("rule 10000") && err.contains("applications"),
+        "{err}"
+    );
+    let (_, out, _) = nvctl(&server, &["policy", "export", "--form", "neuvector", "--all"]);
+    for words in [
+        "kind: NvSecurityRule",
+        "policymode: Protect",
+        "action: deny",
+        "- HTTP",
+        "value: web.shop",
+    ] {
+        assert!(out.contains(words), "{words}: {out}");
+    }
+    let (_, out, _) = nvctl(&server, &["policy", "export", "--form", "cilium"]);
+    assert!(out.contains("ingressDeny"), "{out}");
+    let (code, _, err) = nvctl(
+        &server,
+        &["policy", "export", "--form", "cilium", "--group", "nowhere"],
+    );
+    assert_eq!(code, 2, "{err}");
+}
