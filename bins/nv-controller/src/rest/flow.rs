@@ -1,6 +1,6 @@
 //! Conversations, violations, flows.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 
 use axum::Json;
@@ -14,8 +14,9 @@ use nv_types::{Timestamp, Verdict};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::body::{Page, Query};
+use super::body::Query;
 use super::error::ApiError;
+use super::list::Page;
 use super::{App, view};
 use crate::engine::now;
 
@@ -23,36 +24,42 @@ use crate::engine::now;
 const MAX_FLOWS: usize = 20_000;
 
 /// Who talks to whom.
-#[utoipa::path(get, path = "/v1/conversation", params(Page), responses((status = 200, body = ConversationsData)))]
+#[utoipa::path(get, path = "/v1/conversation", params(Page), responses((status = 200, body = ConversationsData), (status = 400, body = ErrorBody)))]
 pub(super) async fn conversations(
     State(app): State<App>,
-    Query(page): Query<Page>,
-) -> Json<ConversationsData> {
+    page: Page,
+) -> Result<Json<ConversationsData>, ApiError> {
     let core = app.engine.core();
-    let found = page.cut(core.conversations());
-    let ends: BTreeMap<_, _> = found
+    let all = core.conversations();
+    let conversations = page.cut(all.iter().map(view::conversation).collect())?;
+    let named: BTreeSet<_> = conversations
         .iter()
         .flat_map(|pair| [&pair.from, &pair.to])
+        .collect();
+    let ends: BTreeMap<_, _> = all
+        .iter()
+        .flat_map(|pair| [&pair.from, &pair.to])
+        .filter(|end| named.contains(&end.id))
         .map(|end| (&end.id, end))
         .collect();
-    Json(ConversationsData {
+    Ok(Json(ConversationsData {
         endpoints: ends.values().map(|end| view::endpoint(&core, end)).collect(),
-        conversations: found.iter().map(view::conversation).collect(),
-    })
+        conversations,
+    }))
 }
 
 /// What no rule allows, newest first.
-#[utoipa::path(get, path = "/v1/log/violation", params(Page), responses((status = 200, body = ViolationsData)))]
-pub(super) async fn violations(State(app): State<App>, Query(page): Query<Page>) -> Json<ViolationsData> {
+#[utoipa::path(get, path = "/v1/log/violation", params(Page), responses((status = 200, body = ViolationsData), (status = 400, body = ErrorBody)))]
+pub(super) async fn violations(State(app): State<App>, page: Page) -> Result<Json<ViolationsData>, ApiError> {
     let core = app.engine.core();
     let found = core
         .violations()
         .rev()
         .map(|found| view::violation(&core, found))
         .collect();
-    Json(ViolationsData {
-        violations: page.cut(found),
-    })
+    Ok(Json(ViolationsData {
+        violations: page.cut(found)?,
+    }))
 }
 
 /// Which flows.

@@ -10,6 +10,7 @@ mod explain;
 mod flow;
 mod group;
 mod inventory;
+mod list;
 mod meta;
 mod policy;
 mod rule;
