@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 
-use axum::Json;
 use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
-use futures::Stream;
+use axum::{Extension, Json};
+use futures::{Stream, StreamExt as _};
 use nv_api::rest::{ConversationsData, ErrorBody, FlowsData, ViolationsData};
 use nv_controller_core::FlowFilter;
 use nv_types::{Timestamp, Verdict};
@@ -18,6 +18,7 @@ use super::body::Query;
 use super::error::ApiError;
 use super::list::Page;
 use super::{App, view};
+use crate::auth::Session;
 use crate::engine::now;
 
 /// Most flows that one call gives.
@@ -116,11 +117,16 @@ impl Which {
 
 /// Recent flows, or a stream of them.
 #[utoipa::path(get, path = "/v1/flow", params(Which), responses((status = 200, body = FlowsData), (status = 400, body = ErrorBody)))]
-pub(super) async fn flows(State(app): State<App>, Query(which): Query<Which>) -> Result<Response, ApiError> {
+pub(super) async fn flows(
+    State(app): State<App>,
+    Extension(session): Extension<Session>,
+    Query(which): Query<Which>,
+) -> Result<Response, ApiError> {
     let filter = which.filter()?;
     if which.follow == Some(true) {
         let after = which.after.unwrap_or_else(|| app.engine.core().flow_sequence());
-        let events = follow(app, filter, after);
+        // Who may no longer look sees no more.
+        let events = follow(app, filter, after).take_until(session.ended.cancelled_owned());
         return Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response());
     }
     let limit = which.limit.unwrap_or(100).min(MAX_FLOWS);
