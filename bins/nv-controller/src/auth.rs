@@ -325,7 +325,8 @@ impl Auth {
     }
 
     pub(crate) fn logout(&self, token: &str) {
-        if let Some(entry) = lock(&self.sessions).remove(&digest(token)) {
+        let gone = lock(&self.sessions).remove(&digest(token));
+        if let Some(entry) = gone {
             entry.session.ended.cancel();
         }
     }

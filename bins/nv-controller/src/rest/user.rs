@@ -105,7 +105,7 @@ pub(super) async fn show(
         .await?
         .into_iter()
         .find(|user| user.fullname == name);
-    let user = found.ok_or_else(|| UserError::NotFound(name))?;
+    let user = found.ok_or(UserError::NotFound(name))?;
     Ok(Json(UserData { user }))
 }
 
