@@ -13,10 +13,13 @@ use argon2::Argon2;
 use argon2::password_hash::{PasswordHash, PasswordHasher as _, PasswordVerifier as _, SaltString};
 use nv_policy::{decode, encode};
 use nv_store::{Expect, KvStore as _, LocalStore, Txn};
-use nv_types::keys;
+use nv_types::{Timestamp, keys};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::now;
 
 /// Longest life of a session, however much it is used.
 const LONGEST: Duration = Duration::from_secs(12 * 3600);
@@ -42,6 +45,9 @@ pub(crate) enum Role {
 }
 
 impl Role {
+    /// All, the one that may do most first.
+    pub(crate) const ALL: [Self; 3] = [Self::Admin, Self::Operator, Self::Reader];
+
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Reader => "reader",
@@ -53,11 +59,15 @@ impl Role {
 
 /// Value of `user/<name>`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct StoredUser {
-    name: String,
-    role: Role,
+pub(crate) struct StoredUser {
+    pub(crate) name: String,
+    pub(crate) role: Role,
     /// Argon2id, PHC form.
-    hash: String,
+    pub(crate) hash: String,
+    #[serde(default)]
+    pub(crate) email: String,
+    #[serde(default)]
+    pub(crate) locale: String,
 }
 
 /// Who a call is from.
@@ -65,6 +75,8 @@ struct StoredUser {
 pub(crate) struct Session {
     pub(crate) user: String,
     pub(crate) role: Role,
+    /// Cancelled when the session is ended before its time.
+    pub(crate) ended: CancellationToken,
 }
 
 struct Entry {
@@ -90,6 +102,8 @@ pub(crate) struct Auth {
     idle: Duration,
     sessions: Mutex<HashMap<[u8; 32], Entry>>,
     failures: Mutex<HashMap<(IpAddr, String), (u32, Instant)>>,
+    /// Logins by user since the start, and the last one.
+    logins: Mutex<HashMap<String, (u32, Timestamp)>>,
     /// Hashing takes a core and 19 MiB: two at once.
     hashing: Semaphore,
 }
@@ -126,7 +140,8 @@ impl Auth {
     pub(crate) async fn open(store: LocalStore, idle: Duration) -> anyhow::Result<(Self, Option<String>)> {
         let key = format!("{}admin", keys::USERS);
         let mut first = None;
-        if store.get(&key).await?.0.is_none() {
+        // Only where there is nobody at all: an 'admin' who was deleted does not come back by a restart.
+        if store.list(keys::USERS).await?.entries.is_empty() {
             let password: String = random_token()?.chars().take(24).collect();
             let for_hash = password.clone();
             let hash = tokio::task::spawn_blocking(move || hash_password(&for_hash))
@@ -136,6 +151,8 @@ impl Auth {
                 name: "admin".into(),
                 role: Role::Admin,
                 hash,
+                email: String::new(),
+                locale: String::new(),
             };
             let txn = Txn::new()
                 .when(&key, Expect::Absent)
@@ -148,6 +165,7 @@ impl Auth {
             idle,
             sessions: Mutex::default(),
             failures: Mutex::default(),
+            logins: Mutex::default(),
             hashing: Semaphore::new(2),
         };
         Ok((auth, first))
@@ -157,13 +175,13 @@ impl Auth {
         self.idle
     }
 
-    /// A session for the right password. Unknown users cost as much time as known ones.
-    pub(crate) async fn login(
+    /// The user whose password this is. Unknown users cost as much time as known ones.
+    pub(crate) async fn prove(
         &self,
         user: &str,
         password: &str,
         from: IpAddr,
-    ) -> Result<(String, Session), LoginError> {
+    ) -> Result<StoredUser, LoginError> {
         let source = (from, user.chars().take(64).collect::<String>());
         if let Some(wait) = self.must_wait(&source) {
             return Err(LoginError::Wait(wait));
@@ -183,13 +201,61 @@ impl Auth {
             return Err(LoginError::Refused);
         };
         lock(&self.failures).remove(&source);
+        Ok(stored)
+    }
+
+    /// A session for the right password.
+    pub(crate) async fn login(
+        &self,
+        user: &str,
+        password: &str,
+        from: IpAddr,
+    ) -> Result<(String, Session), LoginError> {
+        let stored = self.prove(user, password, from).await?;
         let session = Session {
             user: stored.name,
             role: stored.role,
+            ended: CancellationToken::new(),
         };
         let token = random_token().map_err(|_none| LoginError::Unavailable)?;
         self.remember(&token, &session);
+        // Whoever changed the user meanwhile ended the sessions that were there then, perhaps just before this one.
+        let again = self.user(user).await?;
+        if again.is_none_or(|again| again.hash != stored.hash || again.role != stored.role) {
+            self.logout(&token);
+            return Err(LoginError::Refused);
+        }
+        let mut logins = lock(&self.logins);
+        let entry = logins.entry(session.user.clone()).or_default();
+        *entry = (entry.0.saturating_add(1), now());
+        drop(logins);
         Ok((token, session))
+    }
+
+    /// Logins of a user since the start, and when the last one was.
+    pub(crate) fn logins(&self, user: &str) -> (u32, Timestamp) {
+        lock(&self.logins).get(user).copied().unwrap_or_default()
+    }
+
+    /// Hash of a new password.
+    pub(crate) async fn hash(&self, password: &str) -> anyhow::Result<String> {
+        let _permit = self.hashing.acquire().await?;
+        let password = password.to_owned();
+        tokio::task::spawn_blocking(move || hash_password(&password))
+            .await
+            .context("hashing")?
+    }
+
+    /// Ends the sessions of a user, except the one of this token.
+    pub(crate) fn end_sessions(&self, user: &str, keep: Option<&str>) {
+        let keep = keep.map(digest);
+        lock(&self.sessions).retain(|key, entry| {
+            let stays = entry.session.user != user || Some(*key) == keep;
+            if !stays {
+                entry.session.ended.cancel();
+            }
+            stays
+        });
     }
 
     async fn user(&self, name: &str) -> Result<Option<StoredUser>, LoginError> {
@@ -259,7 +325,10 @@ impl Auth {
     }
 
     pub(crate) fn logout(&self, token: &str) {
-        lock(&self.sessions).remove(&digest(token));
+        let gone = lock(&self.sessions).remove(&digest(token));
+        if let Some(entry) = gone {
+            entry.session.ended.cancel();
+        }
     }
 }
 

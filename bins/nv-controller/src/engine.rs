@@ -326,15 +326,8 @@ fn transaction(plan: &Plan) -> Txn {
 
 /// Whether a node's agent may read a key.
 pub(crate) fn agent_may_read(key: &str) -> bool {
-    [
-        keys::POLICY,
-        keys::SETTINGS,
-        keys::WORKLOADS,
-        keys::NODES,
-        "identity/",
-    ]
-    .iter()
-    .any(|prefix| key.starts_with(prefix))
+    let prefixes = [keys::POLICY, keys::WORKLOADS, keys::NODES, "identity/"];
+    key == keys::SETTINGS || prefixes.iter().any(|prefix| key.starts_with(prefix))
 }
 
 /// Whether a node's agent may write a key: its own node and its own workloads.

@@ -26,6 +26,7 @@ mod engine;
 mod grpc;
 mod rest;
 mod server;
+mod users;
 
 use std::fs;
 use std::net::SocketAddr;

@@ -77,7 +77,8 @@ pub(crate) async fn serve(
         }
     }
     tasks.close();
-    let _ = tokio::time::timeout(DRAIN, tasks.wait()).await;
+    // Each connection ends by itself within the drain; those that still shake hands are not waited for.
+    let _ = tokio::time::timeout(DRAIN + Duration::from_secs(1), tasks.wait()).await;
 }
 
 async fn connection(
@@ -110,7 +111,11 @@ async fn connection(
         ended = connection.as_mut() => ended,
         () = shutdown.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            // A stream that is followed never ends by itself, and would keep the store open.
+            match tokio::time::timeout(DRAIN, connection).await {
+                Ok(ended) => ended,
+                Err(_late) => Ok(()),
+            }
         }
     };
     if let Err(error) = ended {

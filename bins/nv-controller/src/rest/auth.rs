@@ -10,6 +10,19 @@ use super::error::ApiError;
 use super::{App, Source};
 use crate::auth::LoginError;
 
+impl From<LoginError> for ApiError {
+    fn from(error: LoginError) -> Self {
+        match error {
+            LoginError::Refused => Self::new(StatusCode::UNAUTHORIZED, "unknown user or wrong password"),
+            LoginError::Wait(wait) => Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                format!("too many failures: try again in {} s", wait.as_secs() + 1),
+            ),
+            LoginError::Unavailable => Self::new(StatusCode::SERVICE_UNAVAILABLE, "users cannot be read"),
+        }
+    }
+}
+
 /// Open a session.
 #[utoipa::path(post, path = "/v1/auth", request_body = AuthRequest, responses((status = 200, body = TokenData), (status = 401, body = ErrorBody)))]
 pub(super) async fn login(
@@ -20,24 +33,14 @@ pub(super) async fn login(
     let password = request.password;
     if password.new_password.is_some() {
         return Err(ApiError::invalid(
-            "new_password: passwords cannot be changed this way yet",
+            "new_password: a password is changed by PATCH /v1/user/:fullname",
         ));
     }
     let (token, session) = app
         .auth
         .login(&password.username, &password.password, source.0)
         .await
-        .map_err(|error| match error {
-            LoginError::Refused => {
-                tracing::warn!(target: "audit", from = %source.0, "login refused");
-                ApiError::new(StatusCode::UNAUTHORIZED, "unknown user or wrong password")
-            }
-            LoginError::Wait(wait) => ApiError::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                format!("too many failures: try again in {} s", wait.as_secs() + 1),
-            ),
-            LoginError::Unavailable => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "users cannot be read"),
-        })?;
+        .inspect_err(|error| tracing::warn!(target: "audit", from = %source.0, ?error, "login refused"))?;
     tracing::info!(target: "audit", user = session.user, from = %source.0, "login");
     Ok(Json(TokenData {
         token: Token {

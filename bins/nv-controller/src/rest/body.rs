@@ -55,21 +55,3 @@ impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
             .map_err(|error| ApiError::invalid(format!("query: {}", error.body_text())))
     }
 }
-
-/// `start` and `limit` of lists.
-#[derive(Debug, Default, serde::Deserialize, utoipa::IntoParams)]
-pub(crate) struct Page {
-    /// First item, from 0.
-    #[serde(default)]
-    start: usize,
-    /// Most items; 0: all.
-    #[serde(default)]
-    limit: usize,
-}
-
-impl Page {
-    pub(crate) fn cut<T>(&self, items: Vec<T>) -> Vec<T> {
-        let limit = if self.limit == 0 { usize::MAX } else { self.limit };
-        items.into_iter().skip(self.start).take(limit).collect()
-    }
-}

@@ -1,58 +1,66 @@
 //! Conversations, violations, flows.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 
-use axum::Json;
 use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
-use futures::Stream;
+use axum::{Extension, Json};
+use futures::{Stream, StreamExt as _};
 use nv_api::rest::{ConversationsData, ErrorBody, FlowsData, ViolationsData};
 use nv_controller_core::FlowFilter;
 use nv_types::{Timestamp, Verdict};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::body::{Page, Query};
+use super::body::Query;
 use super::error::ApiError;
+use super::list::Page;
 use super::{App, view};
+use crate::auth::Session;
 use crate::engine::now;
 
 /// Most flows that one call gives.
 const MAX_FLOWS: usize = 20_000;
 
 /// Who talks to whom.
-#[utoipa::path(get, path = "/v1/conversation", params(Page), responses((status = 200, body = ConversationsData)))]
+#[utoipa::path(get, path = "/v1/conversation", params(Page), responses((status = 200, body = ConversationsData), (status = 400, body = ErrorBody)))]
 pub(super) async fn conversations(
     State(app): State<App>,
-    Query(page): Query<Page>,
-) -> Json<ConversationsData> {
+    page: Page,
+) -> Result<Json<ConversationsData>, ApiError> {
     let core = app.engine.core();
-    let found = page.cut(core.conversations());
-    let ends: BTreeMap<_, _> = found
+    let all = core.conversations();
+    let conversations = page.cut(all.iter().map(view::conversation).collect())?;
+    let named: BTreeSet<_> = conversations
         .iter()
         .flat_map(|pair| [&pair.from, &pair.to])
+        .collect();
+    let ends: BTreeMap<_, _> = all
+        .iter()
+        .flat_map(|pair| [&pair.from, &pair.to])
+        .filter(|end| named.contains(&end.id))
         .map(|end| (&end.id, end))
         .collect();
-    Json(ConversationsData {
+    Ok(Json(ConversationsData {
         endpoints: ends.values().map(|end| view::endpoint(&core, end)).collect(),
-        conversations: found.iter().map(view::conversation).collect(),
-    })
+        conversations,
+    }))
 }
 
 /// What no rule allows, newest first.
-#[utoipa::path(get, path = "/v1/log/violation", params(Page), responses((status = 200, body = ViolationsData)))]
-pub(super) async fn violations(State(app): State<App>, Query(page): Query<Page>) -> Json<ViolationsData> {
+#[utoipa::path(get, path = "/v1/log/violation", params(Page), responses((status = 200, body = ViolationsData), (status = 400, body = ErrorBody)))]
+pub(super) async fn violations(State(app): State<App>, page: Page) -> Result<Json<ViolationsData>, ApiError> {
     let core = app.engine.core();
     let found = core
         .violations()
         .rev()
         .map(|found| view::violation(&core, found))
         .collect();
-    Json(ViolationsData {
-        violations: page.cut(found),
-    })
+    Ok(Json(ViolationsData {
+        violations: page.cut(found)?,
+    }))
 }
 
 /// Which flows.
@@ -109,11 +117,16 @@ impl Which {
 
 /// Recent flows, or a stream of them.
 #[utoipa::path(get, path = "/v1/flow", params(Which), responses((status = 200, body = FlowsData), (status = 400, body = ErrorBody)))]
-pub(super) async fn flows(State(app): State<App>, Query(which): Query<Which>) -> Result<Response, ApiError> {
+pub(super) async fn flows(
+    State(app): State<App>,
+    Extension(session): Extension<Session>,
+    Query(which): Query<Which>,
+) -> Result<Response, ApiError> {
     let filter = which.filter()?;
     if which.follow == Some(true) {
         let after = which.after.unwrap_or_else(|| app.engine.core().flow_sequence());
-        let events = follow(app, filter, after);
+        // Who may no longer look sees no more.
+        let events = follow(app, filter, after).take_until(session.ended.cancelled_owned());
         return Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response());
     }
     let limit = which.limit.unwrap_or(100).min(MAX_FLOWS);

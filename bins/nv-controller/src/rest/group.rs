@@ -6,8 +6,9 @@ use axum::response::Response;
 use nv_api::rest::{Criterion, ErrorBody, GroupConfigData, GroupData, GroupsData};
 use nv_controller_core::{CriterionDraft, GroupDraft};
 
-use super::body::{Body, Page, Query};
+use super::body::Body;
 use super::error::ApiError;
+use super::list::Page;
 use super::{App, User, done, view};
 
 fn criteria(list: &[Criterion]) -> Vec<CriterionDraft> {
@@ -21,12 +22,12 @@ fn criteria(list: &[Criterion]) -> Vec<CriterionDraft> {
 }
 
 /// All groups.
-#[utoipa::path(get, path = "/v1/group", params(Page), responses((status = 200, body = GroupsData)))]
-pub(super) async fn list(State(app): State<App>, Query(page): Query<Page>) -> Json<GroupsData> {
+#[utoipa::path(get, path = "/v1/group", params(Page), responses((status = 200, body = GroupsData), (status = 400, body = ErrorBody)))]
+pub(super) async fn list(State(app): State<App>, page: Page) -> Result<Json<GroupsData>, ApiError> {
     let groups = view::groups(&app.engine.core());
-    Json(GroupsData {
-        groups: page.cut(groups),
-    })
+    Ok(Json(GroupsData {
+        groups: page.cut(groups)?,
+    }))
 }
 
 /// One group.

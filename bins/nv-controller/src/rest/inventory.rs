@@ -7,13 +7,13 @@ use nv_api::rest::{
     NodesData, WorkloadData, WorkloadsData,
 };
 
-use super::body::{Page, Query};
 use super::error::ApiError;
+use super::list::Page;
 use super::{App, view};
 
 /// All workloads.
-#[utoipa::path(get, path = "/v1/workload", params(Page), responses((status = 200, body = WorkloadsData)))]
-pub(super) async fn workloads(State(app): State<App>, Query(page): Query<Page>) -> Json<WorkloadsData> {
+#[utoipa::path(get, path = "/v1/workload", params(Page), responses((status = 200, body = WorkloadsData), (status = 400, body = ErrorBody)))]
+pub(super) async fn workloads(State(app): State<App>, page: Page) -> Result<Json<WorkloadsData>, ApiError> {
     let core = app.engine.core();
     let served = view::served(&core);
     let none = std::collections::BTreeSet::new();
@@ -23,9 +23,9 @@ pub(super) async fn workloads(State(app): State<App>, Query(page): Query<Page>) 
         .values()
         .map(|workload| view::workload(&core, workload, served.get(workload.id.as_str()).unwrap_or(&none)))
         .collect();
-    Json(WorkloadsData {
-        workloads: page.cut(found),
-    })
+    Ok(Json(WorkloadsData {
+        workloads: page.cut(found)?,
+    }))
 }
 
 /// One workload.
@@ -79,11 +79,11 @@ fn all_enforcers(app: &App) -> Vec<Enforcer> {
 }
 
 /// All agents.
-#[utoipa::path(get, path = "/v1/enforcer", params(Page), responses((status = 200, body = EnforcersData)))]
-pub(super) async fn enforcers(State(app): State<App>, Query(page): Query<Page>) -> Json<EnforcersData> {
-    Json(EnforcersData {
-        enforcers: page.cut(all_enforcers(&app)),
-    })
+#[utoipa::path(get, path = "/v1/enforcer", params(Page), responses((status = 200, body = EnforcersData), (status = 400, body = ErrorBody)))]
+pub(super) async fn enforcers(State(app): State<App>, page: Page) -> Result<Json<EnforcersData>, ApiError> {
+    Ok(Json(EnforcersData {
+        enforcers: page.cut(all_enforcers(&app))?,
+    }))
 }
 
 /// One agent.
@@ -116,11 +116,14 @@ fn this(app: &App) -> Controller {
 }
 
 /// All controllers.
-#[utoipa::path(get, path = "/v1/controller", responses((status = 200, body = ControllersData)))]
-pub(super) async fn controllers(State(app): State<App>) -> Json<ControllersData> {
-    Json(ControllersData {
-        controllers: vec![this(&app)],
-    })
+#[utoipa::path(get, path = "/v1/controller", params(Page), responses((status = 200, body = ControllersData), (status = 400, body = ErrorBody)))]
+pub(super) async fn controllers(
+    State(app): State<App>,
+    page: Page,
+) -> Result<Json<ControllersData>, ApiError> {
+    Ok(Json(ControllersData {
+        controllers: page.cut(vec![this(&app)])?,
+    }))
 }
 
 /// One controller.

@@ -10,10 +10,12 @@ mod explain;
 mod flow;
 mod group;
 mod inventory;
+mod list;
 mod meta;
 mod policy;
 mod rule;
 mod service;
+mod user;
 mod view;
 
 use std::net::IpAddr;
@@ -93,6 +95,8 @@ pub(crate) fn router(app: App) -> axum::Router {
         .routes(routes!(capture::show, capture::delete))
         .routes(routes!(capture::stop))
         .routes(routes!(capture::download))
+        .routes(routes!(user::list, user::create))
+        .routes(routes!(user::show, user::change, user::delete))
         .routes(routes!(meta::health))
         .routes(routes!(meta::metrics))
         .split_for_parts();
@@ -131,7 +135,8 @@ async fn check_session(State(app): State<App>, mut request: Request, next: Next)
             .into_response();
         };
         let looks = matches!(*request.method(), Method::GET | Method::HEAD);
-        let own = path == "/v1/auth";
+        // The session's own, and users: there the handlers say who may do what.
+        let own = path == "/v1/auth" || path.starts_with("/v1/user/");
         if !looks && !own && session.role < Role::Operator {
             return ApiError::new(StatusCode::FORBIDDEN, "the role 'reader' may only look").into_response();
         }

@@ -7,8 +7,9 @@ use nv_api::rest::{ErrorBody, RuleAction, RuleConfig, RuleConfigData, RuleData, 
 use nv_controller_core::{Controller, RuleDraft, RulePatch};
 use nv_types::RuleId;
 
-use super::body::{Body, Page, Query};
+use super::body::Body;
 use super::error::ApiError;
+use super::list::Page;
 use super::{App, User, done, view};
 
 fn draft(config: &RuleConfig) -> Result<RuleDraft, ApiError> {
@@ -65,8 +66,8 @@ fn rule_id(text: &str) -> Result<RuleId, ApiError> {
 }
 
 /// All rules, in the order in which they are tried.
-#[utoipa::path(get, path = "/v1/policy/rule", params(Page), responses((status = 200, body = RulesData)))]
-pub(super) async fn list(State(app): State<App>, Query(page): Query<Page>) -> Json<RulesData> {
+#[utoipa::path(get, path = "/v1/policy/rule", params(Page), responses((status = 200, body = RulesData), (status = 400, body = ErrorBody)))]
+pub(super) async fn list(State(app): State<App>, page: Page) -> Result<Json<RulesData>, ApiError> {
     let rules = app
         .engine
         .core()
@@ -74,9 +75,9 @@ pub(super) async fn list(State(app): State<App>, Query(page): Query<Page>) -> Js
         .ordered_rules()
         .map(view::rule)
         .collect();
-    Json(RulesData {
-        rules: page.cut(rules),
-    })
+    Ok(Json(RulesData {
+        rules: page.cut(rules)?,
+    }))
 }
 
 /// One rule.

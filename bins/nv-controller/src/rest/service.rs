@@ -6,8 +6,9 @@ use axum::response::Response;
 use nv_api::rest::{ErrorBody, Service, ServiceConfigData, ServiceData, ServicesData};
 use nv_controller_core::Controller;
 
-use super::body::{Body, Page, Query};
+use super::body::Body;
 use super::error::ApiError;
+use super::list::Page;
 use super::{App, User, done, view};
 
 fn services(core: &Controller) -> Vec<Service> {
@@ -25,12 +26,12 @@ fn services(core: &Controller) -> Vec<Service> {
 }
 
 /// All services.
-#[utoipa::path(get, path = "/v1/service", params(Page), responses((status = 200, body = ServicesData)))]
-pub(super) async fn list(State(app): State<App>, Query(page): Query<Page>) -> Json<ServicesData> {
+#[utoipa::path(get, path = "/v1/service", params(Page), responses((status = 200, body = ServicesData), (status = 400, body = ErrorBody)))]
+pub(super) async fn list(State(app): State<App>, page: Page) -> Result<Json<ServicesData>, ApiError> {
     let found = services(&app.engine.core());
-    Json(ServicesData {
-        services: page.cut(found),
-    })
+    Ok(Json(ServicesData {
+        services: page.cut(found)?,
+    }))
 }
 
 /// One service, by itself or by its group.

@@ -17,9 +17,11 @@ mod inventory;
 mod policy;
 mod session;
 mod traffic;
+mod user;
 
 pub use capture::*;
 pub use inventory::*;
 pub use policy::*;
 pub use session::*;
 pub use traffic::*;
+pub use user::*;
