@@ -185,6 +185,7 @@ async fn headers(request: Request, next: Next) -> Response {
 #[derive(Debug, Clone)]
 pub(crate) struct User {
     user: String,
+    role: Role,
     /// Revision that the call is based on.
     seen: Option<Revision>,
 }
@@ -217,6 +218,7 @@ impl<S: Sync> FromRequestParts<S> for User {
         });
         Ok(Self {
             user: session.user.clone(),
+            role: session.role,
             seen: seen.transpose()?,
         })
     }
