@@ -139,12 +139,12 @@ pub(crate) fn follow<P: Packet, T: Tables>(
         }
         return begin(tables, scope, headers, data, bytes, &update);
     };
-    let over = is_over(flow, headers, leaves);
     if let Some(state) = write_back(tables, scope, headers, bytes, flow, &update) {
         *data = flow.snapshot();
         tables.flow_event(state, &headers.key, data, scope.passage.now_ns);
     }
-    if over {
+    // Nothing comes after this segment.
+    if is_taken_reset(flow, headers, leaves) || flow.flags.get() & FlowData::CLOSED == FlowData::CLOSED {
         tables.remove_flow(&headers.key);
     }
     ruling
@@ -154,26 +154,37 @@ pub(crate) fn follow<P: Packet, T: Tables>(
 /// ended. It is judged and leaves no trace; a flow whose beginning was missed is taken up at its next payload.
 #[inline(always)]
 const fn is_remnant(headers: &Headers) -> bool {
-    headers.key.proto == IpProto::TCP.0 && headers.tcp_flags & SYN == 0 && headers.payload_len == 0
+    headers.tcp_flags != 0 && headers.tcp_flags & SYN == 0 && headers.payload_len == 0
 }
 
-/// Whether nothing comes after this segment: a reset at just the place in the sequence where its receiver takes it
-/// (RFC 5961, 3.2: one that was guessed is not there), or the last acknowledgement after FIN both ways.
+/// A reset at just the place in the sequence where its receiver takes it (RFC 5961, 3.2: one that was guessed is not there).
 #[inline(always)]
-fn is_over(flow: &FlowCell, headers: &Headers, leaves: bool) -> bool {
-    if headers.key.proto != IpProto::TCP.0 {
+fn is_taken_reset(flow: &FlowCell, headers: &Headers, leaves: bool) -> bool {
+    if headers.tcp_flags & RST == 0 {
         return false;
     }
-    if headers.tcp_flags & RST != 0 {
-        let (seen, next) = if leaves {
-            (flow.tx_flags.get(), flow.tx_next.get())
-        } else {
-            (flow.rx_flags.get(), flow.rx_next.get())
-        };
-        return seen != 0 && headers.tcp_seq == next;
+    let (seen, next) = if leaves {
+        (flow.tx_flags.get(), flow.tx_next.get())
+    } else {
+        (flow.rx_flags.get(), flow.rx_next.get())
+    };
+    seen & !RST != 0 && headers.tcp_seq == next
+}
+
+/// The bit that says that this segment acknowledges the other end's FIN, and with it all that came before: nothing of that
+/// end is sent again.
+#[inline(always)]
+fn closes(flow: &FlowCell, headers: &Headers, leaves: bool) -> u8 {
+    let (seen, next) = if leaves {
+        (flow.rx_flags.get(), flow.rx_next.get())
+    } else {
+        (flow.tx_flags.get(), flow.tx_next.get())
+    };
+    if headers.tcp_flags & ACK != 0 && seen & FIN != 0 && headers.tcp_ack == next {
+        FlowData::closed_bit(!leaves)
+    } else {
+        0
     }
-    let both_closed = flow.tx_flags.get() & flow.rx_flags.get() & FIN != 0;
-    both_closed && headers.tcp_flags & (SYN | FIN) == 0 && headers.payload_len == 0
 }
 
 /// What is to be written of a flow.
@@ -319,12 +330,22 @@ fn write_back<T: Tables>(
     if before | headers.tcp_flags != before {
         seen.set(before | headers.tcp_flags);
     }
-    // A segment that is sent again does not go back; a reset may stand anywhere.
-    if headers.key.proto == IpProto::TCP.0 && headers.tcp_flags & RST == 0 {
+    // A segment that is sent again does not go back; a reset may stand anywhere; a later fragment has no numbers.
+    if headers.tcp_flags != 0 && headers.tcp_flags & RST == 0 {
         let end = headers.tcp_next();
         if before == 0 || end.wrapping_sub(next.get()) < 1 << 31 {
             next.set(end);
         }
+    }
+    let closed = closes(
+        flow,
+        headers,
+        matches!(scope.passage.direction, Direction::Egress),
+    );
+    // Through memory: what follows is the same either way.
+    let closed = (tables.opaque(u32::from(closed)) & 0xff) as u8;
+    if closed != 0 {
+        flow.flags.set(flow.flags.get() | closed);
     }
     let was_ended = flow.flags.get() & FlowData::ENDED != 0;
     let ended =
@@ -340,7 +361,8 @@ fn write_back<T: Tables>(
         flow.verdict.set(ruling.verdict());
         flow.reason.set(ruling.reason());
         flow.rule.set(ruling.rule());
-        flow.flags.set(flags(ruling.is_held(), update.own, ended));
+        flow.flags
+            .set(flags(ruling.is_held(), update.own, ended) | flow.flags.get() & FlowData::CLOSED);
         flow.epoch.set(scope.epoch);
     }
     if ended && !was_ended {

@@ -138,6 +138,7 @@ enum Step {
         peer_port: u16,
         flags: u8,
         seq: u32,
+        ack: u32,
         content: Content,
     },
     Apply(Policy),
@@ -151,16 +152,8 @@ struct Flow {
     /// TCP flags and next sequence number of either direction.
     flags: [u8; 2],
     next: [u32; 2],
-}
-
-impl Flow {
-    fn is_over(&self, side: usize, flags: u8, seq: u32, payload: bool) -> bool {
-        if flags & RST != 0 {
-            self.flags[side] != 0 && self.next[side] == seq
-        } else {
-            self.flags[0] & self.flags[1] & FIN != 0 && flags & (SYN | FIN) == 0 && !payload
-        }
-    }
+    /// Whose FIN has been acknowledged.
+    closed: [bool; 2],
 }
 
 type Key = (usize, bool, IpProto, u16, u16);
@@ -184,6 +177,7 @@ impl Model {
             peer_port,
             flags,
             seq,
+            ack,
             content,
         } = step.clone()
         else {
@@ -213,6 +207,7 @@ impl Model {
             tries: [0; 2],
             flags: [0; 2],
             next: [0; 2],
+            closed: [false; 2],
         };
         let payload = content != Content::Nothing;
         let known = self.flows.contains_key(&key);
@@ -220,17 +215,23 @@ impl Model {
         let flow = self.flows.entry(key).or_insert(fresh);
         if proto == IpProto::TCP {
             let side = direction as usize;
-            kept = if known {
-                !flow.is_over(side, flags, seq, payload)
-            } else {
-                payload || flags & SYN != 0
-            };
+            let other = 1 - side;
+            let reset = flags & RST != 0;
+            let taken = reset && flow.flags[side] & !RST != 0 && flow.next[side] == seq;
             let length = u32::try_from(content.bytes().len()).unwrap();
             let end = seq + length + u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
-            if !known || (flags & RST == 0 && (flow.flags[side] == 0 || end >= flow.next[side])) {
+            if !known || (!reset && (flow.flags[side] == 0 || end >= flow.next[side])) {
                 flow.next[side] = end;
             }
             flow.flags[side] |= flags;
+            if known && flags & ACK != 0 && flow.flags[other] & FIN != 0 && ack == flow.next[other] {
+                flow.closed[other] = true;
+            }
+            kept = if known {
+                !taken && flow.closed != [true, true]
+            } else {
+                payload || flags & SYN != 0
+            };
         }
         if payload && flow.app.is_none() {
             flow.app = content.app(proto, direction == flow.opened);
@@ -303,6 +304,7 @@ fn frame(step: &Step) -> (Direction, Vec<u8>) {
         peer_port,
         flags,
         seq,
+        ack,
         content,
     } = step.clone()
     else {
@@ -325,7 +327,7 @@ fn frame(step: &Step) -> (Direction, Vec<u8>) {
         out.back()
     };
     let frame = if proto == IpProto::TCP {
-        tcp_at(path, seq, flags, content.bytes())
+        tcp_at(path, (seq, ack), flags, content.bytes())
     } else {
         udp(path, content.bytes())
     };
@@ -375,11 +377,20 @@ fn step() -> impl Strategy<Value = Step> {
         prop::bool::weighted(0.05),
         proto(),
         (port.clone(), port),
-        (flags, 1000_u32..1003),
+        (flags, 1000_u32..1003, 1000_u32..1004),
         content,
     )
         .prop_map(
-            |(direction, family, friend, spoofed, proto, (local_port, peer_port), (flags, seq), content)| {
+            |(
+                direction,
+                family,
+                friend,
+                spoofed,
+                proto,
+                (local_port, peer_port),
+                (flags, seq, ack),
+                content,
+            )| {
                 Step::Packet {
                     direction,
                     family,
@@ -390,6 +401,7 @@ fn step() -> impl Strategy<Value = Step> {
                     peer_port,
                     flags,
                     seq,
+                    ack,
                     content,
                 }
             },

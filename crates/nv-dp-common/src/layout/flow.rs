@@ -66,7 +66,7 @@ pub struct FlowData {
     pub tx_flags: u8,
     /// TCP flags seen to the workload.
     pub rx_flags: u8,
-    /// [`FlowData::HELD`], [`FlowData::OWN`], [`FlowData::ENDED`].
+    /// [`FlowData::HELD`], [`FlowData::OWN`], [`FlowData::ENDED`], [`FlowData::CLOSED`].
     pub flags: u8,
     /// Zero.
     pub pad: [u8; 7],
@@ -79,6 +79,15 @@ impl FlowData {
     pub const OWN: u8 = 2;
     /// Has ended: FIN both ways, or RST.
     pub const ENDED: u8 = 4;
+    /// TCP: the workload's FIN has been acknowledged (the lower bit), and the other end's.
+    pub const CLOSED: u8 = 8 | 16;
+
+    /// The bit of [`FlowData::CLOSED`] for one end.
+    #[inline(always)]
+    #[must_use]
+    pub const fn closed_bit(of_workload: bool) -> u8 {
+        if of_workload { 8 } else { 16 }
+    }
 
     /// All zero.
     pub const ZERO: Self = Self {

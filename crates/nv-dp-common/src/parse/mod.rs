@@ -87,7 +87,9 @@ pub struct Headers {
     pub more_fragments: bool,
     /// TCP sequence number.
     pub tcp_seq: u32,
-    /// TCP flags.
+    /// TCP acknowledgement number.
+    pub tcp_ack: u32,
+    /// TCP flags; 0 where no TCP header was read (every one that is let through has a flag).
     pub tcp_flags: u8,
     /// ICMP type.
     pub icmp_type: u8,
@@ -117,6 +119,7 @@ impl Headers {
             fragment_len: 0,
             more_fragments: false,
             tcp_seq: 0,
+            tcp_ack: 0,
             tcp_flags: 0,
             icmp_type: 0,
         }
@@ -370,6 +373,7 @@ fn tcp<P: Packet>(packet: &P, direction: Direction, at: u32, length: u32, header
     headers.set_ports(direction, be16(bytes[0], bytes[1]), be16(bytes[2], bytes[3]));
     headers.tcp_flags = flags;
     headers.tcp_seq = u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+    headers.tcp_ack = u32::from_be_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
     headers.payload = at + header;
     headers.payload_len = length - header;
     Class::Flow

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Flows that are read at once; far more than a bucket holds.
-const READ_BATCH: usize = 4096;
+const READ_BATCH: usize = 1024;
 
 fn monotonic_ns() -> Result<u64, DatapathError> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(|error| fault("read the clock", &error))?;

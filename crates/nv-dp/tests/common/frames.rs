@@ -58,17 +58,17 @@ fn ip(path: Path) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
 }
 
 pub fn tcp(path: Path, flags: u8, payload: &[u8]) -> Vec<u8> {
-    tcp_at(path, 1000, flags, payload)
+    tcp_at(path, (1000, 1), flags, payload)
 }
 
-/// With a sequence number of its own.
-pub fn tcp_at(path: Path, seq: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
+/// With sequence and acknowledgement numbers of its own.
+pub fn tcp_at(path: Path, (seq, ack): (u32, u32), flags: u8, payload: &[u8]) -> Vec<u8> {
     let mut step = ip(path).tcp(path.from.1, path.to.1, seq, 1024);
     if flags & SYN != 0 {
         step = step.syn();
     }
     if flags & ACK != 0 {
-        step = step.ack(1);
+        step = step.ack(ack);
     }
     if flags & FIN != 0 {
         step = step.fin();
