@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use nv_policy::{Book, PolicyInput};
 use nv_types::{
     Action, Criterion, CriterionOp, Group, GroupKind, GroupName, Interface, InvalidId, InvalidPorts, IpProto,
-    Mode, NodeId, PortSpec, Rule, RuleId, Tier, Timestamp, Workload, WorkloadId, WorkloadState,
+    Mode, NodeId, PortSpec, Rule, RuleId, Tier, Timestamp, Workload, WorkloadId,
 };
 
 /// Sizes of a cluster.
@@ -76,11 +76,8 @@ pub fn workload(number: u32, services: u32) -> Result<Workload, ClusterError> {
     let service = number % services;
     let label = |key: &str, value: String| (key.to_owned(), value);
     Ok(Workload {
-        id: WorkloadId::try_new(format!("{number:08x}"))?,
         name: format!("s{service}-{number}"),
-        node: NodeId::try_new(NODE)?,
         runtime: "bench".into(),
-        service: format!("s{service}"),
         domain: format!("d{}", service % 20),
         image: format!("shop/s{service}:1"),
         labels: BTreeMap::from([
@@ -88,23 +85,19 @@ pub fn workload(number: u32, services: u32) -> Result<Workload, ClusterError> {
             label("team", format!("t{}", service / SERVICES_A_TEAM)),
             label("tier", ["web", "app", "db"][service as usize % 3].to_owned()),
         ]),
-        namespace_labels: BTreeMap::new(),
         interfaces: vec![Interface {
             name: "eth0".into(),
             index: 2,
-            mac: None,
             host_index: Some(number + 10),
-            host_name: None,
             addresses: vec![(IpAddr::V4(Ipv4Addr::new(10, a, b, c)), 8)],
+            ..Interface::default()
         }],
-        published: Vec::new(),
-        netns: 0,
-        pid: 0,
-        host_network: false,
-        privileged: false,
-        state: WorkloadState::Running,
-        created: Timestamp(0),
         started: Timestamp(u64::from(number)),
+        ..Workload::new(
+            WorkloadId::try_new(format!("{number:08x}"))?,
+            NodeId::try_new(NODE)?,
+            format!("s{service}"),
+        )
     })
 }
 

@@ -171,48 +171,23 @@ impl Scenario {
 
 fn node(id: &NodeId, address: IpAddr) -> Node {
     Node {
-        id: id.clone(),
         addresses: vec![address],
-        agent_endpoint: String::new(),
-        version: String::new(),
-        kernel: String::new(),
-        hook: String::new(),
-        revision: Revision(0),
-        endpoints: 0,
-        degraded: Vec::new(),
-        lost_events: BTreeMap::new(),
-        seen: Timestamp(0),
-        started: Timestamp(0),
+        ..Node::new(id.clone())
     }
 }
 
 fn workload(name: &str, node: &NodeId, address: Ipv4Addr) -> Result<Workload, ScenarioError> {
     Ok(Workload {
-        id: WorkloadId::try_new(name)?,
         name: name.into(),
-        node: node.clone(),
         runtime: "netns".into(),
-        service: name.into(),
-        domain: String::new(),
-        image: String::new(),
         labels: BTreeMap::from([("app".into(), name.into())]),
-        namespace_labels: BTreeMap::new(),
         interfaces: vec![Interface {
             name: "eth0".into(),
             index: 2,
-            mac: None,
-            host_index: None,
-            host_name: None,
             addresses: vec![(address.into(), 24)],
+            ..Interface::default()
         }],
-        published: Vec::new(),
-        netns: 0,
-        pid: 0,
-        host_network: false,
-        privileged: false,
-        state: nv_types::WorkloadState::Running,
-        created: Timestamp(0),
-        started: Timestamp(0),
+        ..Workload::new(WorkloadId::try_new(name)?, node.clone(), name)
     })
 }
 

@@ -7,36 +7,23 @@ use std::collections::BTreeMap;
 use nv_policy::{Book, PolicyInput, Query, Tables, compile, explain, rule};
 use nv_types::{
     Action, Criterion, CriterionOp, Direction, Group, GroupKind, Interface, IpProto, Mode, Revision, Tier,
-    Timestamp, Workload, WorkloadState,
+    Workload,
 };
 
 fn workload(name: &str, address: &str) -> anyhow::Result<Workload> {
     Ok(Workload {
-        id: name.parse()?,
         name: name.into(),
-        node: "node1".parse()?,
         runtime: "docker".into(),
-        service: name.into(),
-        domain: String::new(),
         image: format!("shop/{name}:1"),
         labels: BTreeMap::from([("app".to_owned(), name.to_owned())]),
-        namespace_labels: BTreeMap::new(),
         interfaces: vec![Interface {
             name: "eth0".into(),
             index: 2,
-            mac: None,
             host_index: Some(7),
-            host_name: None,
             addresses: vec![(address.parse()?, 24)],
+            ..Interface::default()
         }],
-        published: Vec::new(),
-        netns: 0,
-        pid: 0,
-        host_network: false,
-        privileged: false,
-        state: WorkloadState::Running,
-        created: Timestamp(0),
-        started: Timestamp(0),
+        ..Workload::new(name.parse()?, "node1".parse()?, name)
     })
 }
 

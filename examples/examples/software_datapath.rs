@@ -3,16 +3,13 @@
 //!
 //! `cargo run -p nv-examples --example software_datapath`
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context as _, ensure};
 use etherparse::PacketBuilder;
 use nv_dp::{Datapath, DatapathConfig, DatapathEvent, EndpointSpec, SoftwareDatapath};
 use nv_policy::{PolicyInput, compile, rule};
-use nv_types::{
-    Action, Direction, Interface, Mode, NodeId, Revision, Timestamp, Verdict, Workload, WorkloadState,
-};
+use nv_types::{Action, Direction, Interface, Mode, NodeId, Revision, Verdict, Workload};
 
 const WEB: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 const APP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 3);
@@ -21,31 +18,16 @@ const APP_LINK: u32 = 7;
 
 fn workload(name: &str, address: Ipv4Addr) -> anyhow::Result<Workload> {
     Ok(Workload {
-        id: name.parse()?,
         name: name.into(),
-        node: "node-1".parse()?,
         runtime: "example".into(),
-        service: name.into(),
-        domain: String::new(),
-        image: String::new(),
-        labels: BTreeMap::new(),
-        namespace_labels: BTreeMap::new(),
         interfaces: vec![Interface {
             name: "eth0".into(),
             index: 2,
-            mac: None,
             host_index: Some(APP_LINK),
-            host_name: None,
             addresses: vec![(IpAddr::V4(address), 24)],
+            ..Interface::default()
         }],
-        published: Vec::new(),
-        netns: 0,
-        pid: 0,
-        host_network: false,
-        privileged: false,
-        state: WorkloadState::Running,
-        created: Timestamp(0),
-        started: Timestamp(0),
+        ..Workload::new(name.parse()?, "node-1".parse()?, name)
     })
 }
 

@@ -4,7 +4,6 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use common::Bed;
@@ -19,7 +18,7 @@ use nv_api::grpc::{
 use nv_policy::encode;
 use nv_types::{
     Decision, Direction, FiveTuple, FlowRecord, FlowState, Interface, IpProto, NodeId, Peer, Reason, RuleId,
-    Timestamp, Verdict, Workload, WorkloadState, keys,
+    Timestamp, Verdict, Workload, keys,
 };
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -75,31 +74,16 @@ fn delete(key: &str) -> CommitRequest {
 
 fn workload(name: &str, on: &str, last: u8) -> Workload {
     Workload {
-        id: name.parse().unwrap(),
         name: name.into(),
-        node: node(on),
         runtime: "test".into(),
-        service: name.into(),
-        domain: String::new(),
-        image: String::new(),
-        labels: BTreeMap::new(),
-        namespace_labels: BTreeMap::new(),
         interfaces: vec![Interface {
             name: "eth0".into(),
             index: 2,
-            mac: None,
             host_index: Some(7),
-            host_name: None,
             addresses: vec![(std::net::Ipv4Addr::new(10, 0, 0, last).into(), 24)],
+            ..Interface::default()
         }],
-        published: Vec::new(),
-        netns: 0,
-        pid: 0,
-        host_network: false,
-        privileged: false,
-        state: WorkloadState::Running,
-        created: Timestamp(0),
-        started: Timestamp(0),
+        ..Workload::new(name.parse().unwrap(), node(on), name)
     }
 }
 

@@ -3,7 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::io::{Read as _, Write as _};
+mod common;
+
 use std::net::TcpListener;
 use std::process::{Command, Output};
 
@@ -12,38 +13,19 @@ const EXPLAIN: &str =
     r#"{"explain":{"verdict":"deny","reason":"default","text":"denied: no rule allows it"}}"#;
 const REFUSAL: &str = r#"{"code":8,"error":"Object not found","message":"there is no group 'nowhere'"}"#;
 
-/// Answers every request from the list above; ends with the test's process.
+/// Answers every request from the list above.
 fn stub() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let mut head = Vec::new();
-            let mut chunk = [0; 4096];
-            while !head.windows(4).any(|end| end == b"\r\n\r\n") {
-                let count = stream.read(&mut chunk).unwrap();
-                if count == 0 {
-                    break;
-                }
-                head.extend_from_slice(&chunk[..count]);
-            }
-            let head = String::from_utf8_lossy(&head).into_owned();
-            let known = head.to_ascii_lowercase().contains("x-auth-token: secret");
-            let (status, body) = match head.split_whitespace().nth(1).unwrap_or_default() {
-                _ if !known => (
-                    "401 Unauthorized",
-                    r#"{"code":1,"error":"Authentication failed","message":"bad token"}"#,
-                ),
-                path if path.starts_with("/v1/workload") => ("200 OK", WORKLOADS),
-                path if path.starts_with("/v1/explain") => ("200 OK", EXPLAIN),
-                _ => ("404 Not Found", REFUSAL),
-            };
-            let length = body.len();
-            write!(stream, "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}").unwrap();
+    common::stub(|head| {
+        if !head.to_ascii_lowercase().contains("x-auth-token: secret") {
+            let refusal = r#"{"code":1,"error":"Authentication failed","message":"bad token"}"#;
+            return ("401 Unauthorized", refusal);
         }
-    });
-    format!("http://{address}")
+        match common::path(head) {
+            path if path.starts_with("/v1/workload") => ("200 OK", WORKLOADS),
+            path if path.starts_with("/v1/explain") => ("200 OK", EXPLAIN),
+            _ => ("404 Not Found", REFUSAL),
+        }
+    })
 }
 
 fn nvctl(server: &str, token: &str, args: &[&str]) -> (i32, String, String) {

@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
+mod common;
+
 use std::process::Command;
 
 const GROUPS: &str = r#"{"groups":[
@@ -15,33 +15,13 @@ const RULES: &str = r#"{"rules":[
  {"id":10000,"comment":"","from":"external","to":"nv.web.shop","ports":"tcp/80","action":"allow","applications":["HTTP"],"learned":true,"disable":false}]}"#;
 const WORKLOADS: &str = r#"{"workloads":[{"id":"1","name":"web-1","host_id":"n1","service":"web","domain":"shop","image":"i","labels":{"app":"front"}}]}"#;
 
-/// Answers every request from the lists above; ends with the test's process.
+/// Answers every request from the lists above.
 fn stub() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let mut head = Vec::new();
-            let mut chunk = [0; 4096];
-            while !head.windows(4).any(|end| end == b"\r\n\r\n") {
-                let count = stream.read(&mut chunk).unwrap();
-                if count == 0 {
-                    break;
-                }
-                head.extend_from_slice(&chunk[..count]);
-            }
-            let head = String::from_utf8_lossy(&head).into_owned();
-            let body = match head.split_whitespace().nth(1).unwrap_or_default() {
-                "/v1/group" => GROUPS,
-                "/v1/policy/rule" => RULES,
-                _ => WORKLOADS,
-            };
-            let length = body.len();
-            write!(stream, "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}").unwrap();
-        }
-    });
-    format!("http://{address}")
+    common::stub(|head| match common::path(head) {
+        "/v1/group" => ("200 OK", GROUPS),
+        "/v1/policy/rule" => ("200 OK", RULES),
+        _ => ("200 OK", WORKLOADS),
+    })
 }
 
 fn nvctl(server: &str, args: &[&str]) -> (i32, String, String) {

@@ -79,7 +79,8 @@ pub(crate) fn service_group(workload: &Workload) -> Option<Group> {
 
 /// Whether this is the learned group of the workload's service, as it is made.
 pub(crate) fn is_service_group(group: &Group, workload: &Workload) -> bool {
-    service_group(workload).is_some_and(|own| own.kind == group.kind && own.criteria == group.criteria)
+    service_group(workload)
+        .is_some_and(|own| own.name == group.name && own.kind == group.kind && own.criteria == group.criteria)
 }
 
 /// A rule from its texts, for tests, examples and tools.
@@ -110,36 +111,22 @@ pub fn rule(id: u32, from: &str, to: &str, ports: &str, action: Action) -> Resul
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use nv_types::{Interface, Timestamp, WorkloadState};
+    use nv_types::Interface;
 
     /// A workload that runs, with one address; the service has the workload's name.
     pub(crate) fn workload(id: &str, node: &str, address: &str) -> Workload {
         Workload {
-            id: id.parse().unwrap(),
             name: id.into(),
-            node: node.parse().unwrap(),
             runtime: "test".into(),
-            service: id.into(),
-            domain: String::new(),
             image: format!("{id}:1"),
-            labels: BTreeMap::new(),
-            namespace_labels: BTreeMap::new(),
             interfaces: vec![Interface {
                 name: "eth0".into(),
                 index: 2,
-                mac: None,
                 host_index: Some(7),
-                host_name: None,
                 addresses: vec![(address.parse().unwrap(), 24)],
+                ..Interface::default()
             }],
-            published: Vec::new(),
-            netns: 0,
-            pid: 0,
-            host_network: false,
-            privileged: false,
-            state: WorkloadState::Running,
-            created: Timestamp(0),
-            started: Timestamp(0),
+            ..Workload::new(id.parse().unwrap(), node.parse().unwrap(), id)
         }
     }
 

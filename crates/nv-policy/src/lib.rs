@@ -7,13 +7,13 @@
 //! ```
 //! use nv_policy::{PolicyInput, Tables, compile};
 //! use nv_types::{Action, Direction, IpProto, Mode, Revision, Verdict};
-//! # use nv_types::{Interface, Workload, WorkloadState};
+//! # use nv_types::{Interface, Workload};
 //! # fn workload(id: &str, address: &str) -> Workload {
-//! #     Workload { id: id.parse().unwrap(), name: id.into(), node: "n1".parse().unwrap(), runtime: "docker".into(), service: id.into(),
-//! #         domain: String::new(), image: String::new(), labels: Default::default(), namespace_labels: Default::default(),
-//! #         interfaces: vec![Interface { name: "eth0".into(), index: 2, mac: None, host_index: Some(7), host_name: None,
-//! #             addresses: vec![(address.parse().unwrap(), 24)] }], published: vec![], netns: 0, pid: 0, host_network: false,
-//! #         privileged: false, state: WorkloadState::Running, created: Default::default(), started: Default::default() }
+//! #     let addresses = vec![(address.parse().unwrap(), 24)];
+//! #     Workload {
+//! #         interfaces: vec![Interface { name: "eth0".into(), host_index: Some(7), addresses, ..Interface::default() }],
+//! #         ..Workload::new(id.parse().unwrap(), "n1".parse().unwrap(), id)
+//! #     }
 //! # }
 //! let mut input = PolicyInput::default();
 //! for (name, address) in [("web", "10.0.0.2"), ("app", "10.0.0.3")] {
@@ -39,9 +39,11 @@ mod compiler;
 mod criteria;
 mod explain;
 mod flatten;
+mod group;
 mod input;
 pub mod interchange;
 mod learn;
+mod map;
 mod party;
 pub mod reference;
 mod state;

@@ -3,12 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use nv_types::{
-    GroupKind, GroupName, IpPrefix, Mode, NodeId, Workload, WorkloadId, WorkloadState, reserved, v4_mapped,
-};
+use nv_types::{GroupName, IpPrefix, Mode, NodeId, Workload, WorkloadId, WorkloadState, reserved, v4_mapped};
 
-use crate::address::AddressSet;
 use crate::criteria::Selector;
+use crate::group::{Body, read};
 use crate::input::PolicyInput;
 
 /// One end of a flow, as policy sees it.
@@ -33,8 +31,6 @@ pub struct Book<'a> {
     prefixes: Vec<(IpPrefix, &'a GroupName)>,
     workloads: BTreeMap<[u8; 16], &'a Workload>,
     nodes: BTreeMap<[u8; 16], &'a NodeId>,
-    /// Groups that could not be read, or hold something that is not enforced; with the reason.
-    problems: Vec<(GroupName, String)>,
 }
 
 fn name(text: &str) -> Option<GroupName> {
@@ -42,7 +38,7 @@ fn name(text: &str) -> Option<GroupName> {
 }
 
 impl<'a> Book<'a> {
-    /// Reads the input. A group that cannot be read matches nobody and is in [`Book::problems`].
+    /// Reads the input. A group that cannot be read matches nobody; [`Compiler::diagnostics`](crate::Compiler::diagnostics) names it.
     #[must_use]
     pub fn new(input: &'a PolicyInput) -> Self {
         let mut book = Self {
@@ -51,15 +47,17 @@ impl<'a> Book<'a> {
             prefixes: Vec::new(),
             workloads: BTreeMap::new(),
             nodes: BTreeMap::new(),
-            problems: Vec::new(),
         };
         for group in input.groups.values() {
             if reserved::ALL.contains(&group.name.as_str()) {
                 continue;
             }
-            match Selector::new(&group.criteria) {
-                Ok(selector) => book.add_group(&group.name, group.kind, selector),
-                Err(error) => book.problems.push((group.name.clone(), error.to_string())),
+            match read(group).0 {
+                Body::Workloads(selector) => book.selectors.push((&group.name, selector)),
+                Body::Addresses(prefixes) => book
+                    .prefixes
+                    .extend(prefixes.into_iter().map(|prefix| (prefix, &group.name))),
+                Body::Absent | Body::Reserved | Body::Broken => {}
             }
         }
         for node in input.nodes.values() {
@@ -77,32 +75,6 @@ impl<'a> Book<'a> {
             }
         }
         book
-    }
-
-    fn add_group(&mut self, name: &'a GroupName, kind: GroupKind, selector: Selector) {
-        let Some(addresses) = selector.addresses() else {
-            if kind == GroupKind::Container {
-                self.selectors.push((name, selector));
-            }
-            return;
-        };
-        for set in addresses {
-            match set {
-                AddressSet::Prefixes(prefixes) => self
-                    .prefixes
-                    .extend(prefixes.iter().map(|prefix| (*prefix, name))),
-                AddressSet::Name(dns) => {
-                    self.problems
-                        .push((name.clone(), format!("the name '{dns}' is not enforced yet")));
-                }
-            }
-        }
-    }
-
-    /// Groups that could not be read or are not enforced in full, with the reason.
-    #[must_use]
-    pub fn problems(&self) -> &[(GroupName, String)] {
-        &self.problems
     }
 
     /// The workload as one end of a flow.

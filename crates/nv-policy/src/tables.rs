@@ -7,7 +7,7 @@ use nv_types::{
     PortTableId, WorkloadId, v4_mapped, walk,
 };
 
-use crate::compiler::Map;
+use crate::map::Map;
 
 /// An image, indexed.
 #[derive(Debug)]

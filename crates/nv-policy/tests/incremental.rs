@@ -83,35 +83,28 @@ fn workload(
     address: u8,
 ) -> Workload {
     Workload {
-        id: format!("w{number}").parse().unwrap(),
         name: format!("w{number}"),
-        node: if here { "n1" } else { "n2" }.parse().unwrap(),
         runtime: "test".into(),
-        service: format!("s{service}"),
-        domain: String::new(),
         image: "img".into(),
         labels: BTreeMap::from([("l".to_owned(), label.to_string())]),
-        namespace_labels: BTreeMap::new(),
         interfaces: vec![Interface {
             name: "eth0".into(),
             index: 2,
-            mac: None,
             host_index: Some(1),
-            host_name: None,
             addresses: vec![(format!("10.0.0.{address}").parse().unwrap(), 24)],
+            ..Interface::default()
         }],
-        published: Vec::new(),
-        netns: 0,
-        pid: 0,
-        host_network: false,
-        privileged: false,
         state: if running {
             WorkloadState::Running
         } else {
             WorkloadState::Exited
         },
-        created: Timestamp(0),
         started: Timestamp(age),
+        ..Workload::new(
+            format!("w{number}").parse().unwrap(),
+            if here { "n1" } else { "n2" }.parse().unwrap(),
+            format!("s{service}"),
+        )
     }
 }
 
@@ -288,18 +281,8 @@ fn perform(input: &mut PolicyInput, step: &Step) -> Vec<Change> {
 
 fn node(id: &NodeId, address: u8) -> Node {
     Node {
-        id: id.clone(),
         addresses: vec![format!("192.0.2.{address}").parse().unwrap()],
-        agent_endpoint: String::new(),
-        version: String::new(),
-        kernel: String::new(),
-        hook: String::new(),
-        revision: Revision(0),
-        endpoints: 0,
-        degraded: Vec::new(),
-        lost_events: BTreeMap::new(),
-        seen: Timestamp(0),
-        started: Timestamp(0),
+        ..Node::new(id.clone())
     }
 }
 
@@ -380,11 +363,16 @@ fn cases() -> ProptestConfig {
     }
 }
 
+/// A few changes, or so many that rules are taken at once.
+fn batch() -> impl Strategy<Value = Vec<Step>> {
+    prop_oneof![4 => proptest::collection::vec(step(), 1..4), 1 => proptest::collection::vec(step(), 20..40)]
+}
+
 proptest! {
     #![proptest_config(cases())]
 
     #[test]
-    fn following_changes_is_compiling_anew(batches in proptest::collection::vec(proptest::collection::vec(step(), 1..4), 1..30)) {
+    fn following_changes_is_compiling_anew(batches in proptest::collection::vec(batch(), 1..30)) {
         let node: NodeId = "n1".parse().unwrap();
         let mut input = PolicyInput::default();
         let mut compiler = Compiler::new(&input, &node, Revision(0));

@@ -12,7 +12,7 @@ use nv_policy::reference::evaluate;
 use nv_policy::{Book, PolicyInput, rule};
 use nv_types::{
     Action, Application, Criterion, CriterionOp, Group, GroupKind, GroupName, Interface, IpProto, Mode, Rule,
-    RuleId, Tier, Timestamp, Verdict, Workload, WorkloadId, WorkloadState,
+    RuleId, Tier, Verdict, Workload, WorkloadId,
 };
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -56,11 +56,8 @@ impl Pod {
                 .collect()
         };
         Workload {
-            id: format!("w{}", self.number).parse().unwrap(),
             name: format!("w{}", self.number),
-            node: "n1".parse().unwrap(),
             runtime: "test".into(),
-            service: format!("s{}", self.number),
             domain: self.namespace.into(),
             image: "img".into(),
             labels: texts(&self.labels),
@@ -68,19 +65,15 @@ impl Pod {
             interfaces: vec![Interface {
                 name: "eth0".into(),
                 index: 2,
-                mac: None,
                 host_index: Some(1),
-                host_name: None,
                 addresses: vec![(self.address(), 24)],
+                ..Interface::default()
             }],
-            published: Vec::new(),
-            netns: 0,
-            pid: 0,
-            host_network: false,
-            privileged: false,
-            state: WorkloadState::Running,
-            created: Timestamp(0),
-            started: Timestamp(0),
+            ..Workload::new(
+                format!("w{}", self.number).parse().unwrap(),
+                "n1".parse().unwrap(),
+                format!("s{}", self.number),
+            )
         }
     }
 }

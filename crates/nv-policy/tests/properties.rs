@@ -9,7 +9,7 @@ use nv_policy::reference::evaluate;
 use nv_policy::{Book, PolicyInput, Query, Tables, compile, explain, rule};
 use nv_types::{
     Action, Application, Contention, Criterion, CriterionOp, Direction, Group, GroupKind, Interface, IpProto,
-    Mode, Node, NodeId, Revision, Tier, Timestamp, Workload, WorkloadState,
+    Mode, Node, NodeId, Revision, Tier, Workload,
 };
 use proptest::prelude::*;
 
@@ -41,34 +41,25 @@ const MODES: [Mode; 3] = [Mode::Discover, Mode::Monitor, Mode::Protect];
 
 fn workload(number: usize, label: usize, node: &str) -> Workload {
     Workload {
-        id: format!("w{number}").parse().unwrap(),
         name: format!("w{number}"),
-        node: node.parse().unwrap(),
         runtime: "test".into(),
-        service: format!("s{}", number % 3),
-        domain: String::new(),
         image: "img".into(),
         labels: BTreeMap::from([("l".to_owned(), label.to_string())]),
-        namespace_labels: BTreeMap::new(),
         interfaces: vec![Interface {
             name: "eth0".into(),
             index: 2,
-            mac: None,
             host_index: Some(1),
-            host_name: None,
             addresses: vec![
                 (format!("10.0.0.{}", number + 1).parse().unwrap(), 24),
                 (format!("fd00::{}", number + 1).parse().unwrap(), 64),
             ],
+            ..Interface::default()
         }],
-        published: Vec::new(),
-        netns: 0,
-        pid: 0,
-        host_network: false,
-        privileged: false,
-        state: WorkloadState::Running,
-        created: Timestamp(0),
-        started: Timestamp(0),
+        ..Workload::new(
+            format!("w{number}").parse().unwrap(),
+            node.parse().unwrap(),
+            format!("s{}", number % 3),
+        )
     }
 }
 
@@ -141,19 +132,9 @@ prop_compose! {
             }
         }
         input.nodes.insert("n1".parse().unwrap(), Node {
-            id: "n1".parse().unwrap(),
             addresses: vec!["172.16.0.1".parse().unwrap(), "192.0.2.70".parse().unwrap()],
-            agent_endpoint: String::new(),
-            version: String::new(),
-            kernel: String::new(),
-            hook: String::new(),
-            revision: Revision(0),
-            endpoints: 0,
-            degraded: Vec::new(),
-            lost_events: BTreeMap::new(),
-            seen: Timestamp(0),
-            started: Timestamp(0),
-        });
+..Node::new("n1".parse().unwrap())
+});
         input.rules = rules;
         input
     }

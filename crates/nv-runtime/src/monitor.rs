@@ -340,7 +340,6 @@ mod tests {
     use std::sync::Mutex;
 
     use async_trait::async_trait;
-    use nv_types::WorkloadState;
 
     use super::*;
 
@@ -407,24 +406,12 @@ mod tests {
 
     fn workload(id: &WorkloadId, node: &NodeId, started: Timestamp) -> Workload {
         Workload {
-            id: id.clone(),
-            name: id.to_string(),
-            node: node.clone(),
             runtime: "fake".into(),
-            service: "s".into(),
-            domain: String::new(),
-            image: String::new(),
-            labels: BTreeMap::new(),
-            namespace_labels: BTreeMap::new(),
-            interfaces: vec![],
-            published: vec![],
             netns: 1,
             pid: 1,
-            host_network: false,
-            privileged: false,
-            state: WorkloadState::Running,
             created: started,
             started,
+            ..Workload::new(id.clone(), node.clone(), "s")
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::statfs::{FsType, statfs};
-use nv_types::{NodeId, Timestamp, Workload, WorkloadId, WorkloadState};
+use nv_types::{NodeId, Timestamp, Workload, WorkloadId};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
@@ -158,24 +158,14 @@ impl ContainerRuntime for NetnsRuntime {
         })?;
         let shown = if shown.is_empty() { file } else { shown };
         Ok(Workload {
-            id: id.clone(),
             name: shown.to_owned(),
-            node: node.clone(),
             runtime: NAME.to_owned(),
-            service: shown.to_owned(),
-            domain: String::new(),
-            image: String::new(),
-            labels: BTreeMap::new(),
-            namespace_labels: BTreeMap::new(),
             interfaces: view.interfaces,
-            published: Vec::new(),
             netns: view.inode,
-            pid: 0,
             host_network: view.is_own,
-            privileged: false,
-            state: WorkloadState::Running,
             created: seen.made,
             started: seen.made,
+            ..Workload::new(id.clone(), node.clone(), shown.to_owned())
         })
     }
 

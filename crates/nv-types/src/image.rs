@@ -13,6 +13,7 @@
 //! pair in both directions and every port table has a whole-table default, so that a lookup in a valid image always ends
 //! in a chain.
 
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::fmt;
 use core::net::{IpAddr, Ipv6Addr};
@@ -265,30 +266,25 @@ impl PolicyImage {
     /// Applies a delta. Places of removed chains are closed: nothing names them.
     pub fn apply(&mut self, delta: &TablesDelta) {
         self.revision = delta.revision;
-        let gone = |prefix: &IpPrefix| {
-            delta.del_addresses.contains(prefix)
-                || delta.put_addresses.iter().any(|new| new.prefix == *prefix)
-        };
-        self.addresses.retain(|entry| !gone(&entry.prefix));
+        let put = delta.put_addresses.iter().map(|entry| entry.prefix);
+        let gone: BTreeSet<_> = delta.del_addresses.iter().copied().chain(put).collect();
+        self.addresses.retain(|entry| !gone.contains(&entry.prefix));
         self.addresses.extend_from_slice(&delta.put_addresses);
         self.addresses.sort_unstable();
-        let gone = |id: &WorkloadId| {
-            delta.del_locals.contains(id) || delta.put_locals.iter().any(|new| new.workload == *id)
-        };
-        self.locals.retain(|entry| !gone(&entry.workload));
+        let put = delta.put_locals.iter().map(|entry| &entry.workload);
+        let gone: BTreeSet<_> = delta.del_locals.iter().chain(put).collect();
+        self.locals.retain(|entry| !gone.contains(&entry.workload));
         self.locals.extend_from_slice(&delta.put_locals);
         self.locals.sort_unstable();
         let key = |pair: &PairEntry| (pair.local, pair.direction, pair.peer);
-        let gone = |pair: &PairEntry| {
-            delta.del_pairs.contains(&key(pair)) || delta.put_pairs.iter().any(|new| key(new) == key(pair))
-        };
-        self.pairs.retain(|pair| !gone(pair));
+        let put = delta.put_pairs.iter().map(key);
+        let gone: BTreeSet<_> = delta.del_pairs.iter().copied().chain(put).collect();
+        self.pairs.retain(|pair| !gone.contains(&key(pair)));
         self.pairs.extend_from_slice(&delta.put_pairs);
         self.pairs.sort_unstable();
-        let gone = |table: PortTableId| {
-            delta.del_tables.contains(&table) || delta.put_tables.iter().any(|(new, _)| *new == table)
-        };
-        self.ports.retain(|entry| !gone(entry.table));
+        let put = delta.put_tables.iter().map(|(table, _)| *table);
+        let gone: BTreeSet<_> = delta.del_tables.iter().copied().chain(put).collect();
+        self.ports.retain(|entry| !gone.contains(&entry.table));
         self.ports.extend(
             delta
                 .put_tables

@@ -25,7 +25,7 @@ pub enum WorkloadState {
 }
 
 /// One network interface of a workload.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Interface {
     /// Name inside the workload's namespace, such as `eth0`.
@@ -113,6 +113,31 @@ pub struct Workload {
 }
 
 impl Workload {
+    /// A running workload of a service of which nothing else is known: named by its id, everything else empty.
+    #[must_use]
+    pub fn new(id: WorkloadId, node: NodeId, service: impl Into<String>) -> Self {
+        Self {
+            name: id.to_string(),
+            id,
+            node,
+            runtime: String::new(),
+            service: service.into(),
+            domain: String::new(),
+            image: String::new(),
+            labels: BTreeMap::new(),
+            namespace_labels: BTreeMap::new(),
+            interfaces: Vec::new(),
+            published: Vec::new(),
+            netns: 0,
+            pid: 0,
+            host_network: false,
+            privileged: false,
+            state: WorkloadState::Running,
+            created: Timestamp(0),
+            started: Timestamp(0),
+        }
+    }
+
     /// Name of its service's learned group; `None` if the service's name cannot be a group's.
     #[must_use]
     pub fn service_group(&self) -> Option<GroupName> {
@@ -164,4 +189,25 @@ pub struct Node {
     /// When the agent started.
     #[cfg_attr(feature = "serde", serde(default))]
     pub started: Timestamp,
+}
+
+impl Node {
+    /// A node of which nothing is known but its name.
+    #[must_use]
+    pub const fn new(id: NodeId) -> Self {
+        Self {
+            id,
+            addresses: Vec::new(),
+            agent_endpoint: String::new(),
+            version: String::new(),
+            kernel: String::new(),
+            hook: String::new(),
+            revision: Revision(0),
+            endpoints: 0,
+            degraded: Vec::new(),
+            lost_events: BTreeMap::new(),
+            seen: Timestamp(0),
+            started: Timestamp(0),
+        }
+    }
 }

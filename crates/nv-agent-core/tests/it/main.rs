@@ -9,7 +9,6 @@
 
 mod endpoints;
 mod races;
-mod random;
 mod shell;
 mod simulation;
 mod store;

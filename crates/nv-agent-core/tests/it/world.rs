@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use nv_agent_core::{Agent, Effect, EndpointWant, Facts, Input, Switches};
 use nv_policy::{decode, encode};
 use nv_types::{
-    Interface, Mode, Node, NodeId, PolicySettings, Revision, Timestamp, Workload, WorkloadId, WorkloadState,
-    keys,
+    Interface, Mode, Node, NodeId, PolicySettings, Revision, Timestamp, Workload, WorkloadId, keys,
 };
 
 pub(crate) const SECOND: u64 = 1_000_000_000;
@@ -23,34 +22,20 @@ pub(crate) fn id(name: &str) -> WorkloadId {
 /// A workload of this node (or another one) whose host end has this index.
 pub(crate) fn workload(name: &str, on: &str, ifindex: u32) -> Workload {
     Workload {
-        id: id(name),
         name: name.into(),
-        node: on.parse().unwrap(),
         runtime: RUNTIME.into(),
-        service: name.into(),
-        domain: String::new(),
-        image: String::new(),
-        labels: BTreeMap::new(),
-        namespace_labels: BTreeMap::new(),
         interfaces: vec![Interface {
             name: "eth0".into(),
             index: 2,
-            mac: None,
             host_index: Some(ifindex),
             host_name: Some(format!("veth{ifindex}")),
             addresses: vec![(
                 std::net::Ipv4Addr::new(10, 0, 0, u8::try_from(ifindex % 250).unwrap()).into(),
                 24,
             )],
+            ..Interface::default()
         }],
-        published: Vec::new(),
-        netns: 0,
-        pid: 0,
-        host_network: false,
-        privileged: false,
-        state: WorkloadState::Running,
-        created: Timestamp(0),
-        started: Timestamp(0),
+        ..Workload::new(id(name), on.parse().unwrap(), name)
     }
 }
 

@@ -7,7 +7,7 @@ use nv_controller_core::{CommandError, Controller, CriterionDraft, GroupDraft, P
 use nv_policy::encode;
 use nv_types::{
     Application, Decision, Direction, FiveTuple, FlowRecord, FlowState, Interface, IpProto, Mode, Node, Peer,
-    Reason, Revision, RuleId, Timestamp, Verdict, Workload, WorkloadState, keys,
+    Reason, Revision, RuleId, Timestamp, Verdict, Workload, keys,
 };
 
 pub(crate) const NOW: Timestamp = Timestamp(1_000_000_000_000);
@@ -139,48 +139,29 @@ impl Lab {
 
 pub(crate) fn workload(id: &str, service: &str, address: &str) -> Workload {
     Workload {
-        id: id.parse().unwrap(),
         name: format!("{id}-name"),
-        node: "n1".parse().unwrap(),
         runtime: "test".into(),
-        service: service.into(),
-        domain: String::new(),
         image: format!("{service}:1"),
-        labels: BTreeMap::new(),
-        namespace_labels: BTreeMap::new(),
         interfaces: vec![Interface {
             name: "eth0".into(),
             index: 2,
-            mac: None,
             host_index: Some(7),
-            host_name: None,
             addresses: vec![(address.parse().unwrap(), 24)],
+            ..Interface::default()
         }],
-        published: Vec::new(),
-        netns: 0,
-        pid: 0,
-        host_network: false,
-        privileged: false,
-        state: WorkloadState::Running,
-        created: Timestamp(0),
-        started: Timestamp(0),
+        ..Workload::new(id.parse().unwrap(), "n1".parse().unwrap(), service)
     }
 }
 
 pub(crate) fn node(id: &str, revision: u64) -> Node {
     Node {
-        id: id.parse().unwrap(),
         addresses: vec!["192.0.2.1".parse().unwrap()],
         agent_endpoint: "127.0.0.1:18401".into(),
         version: "0".into(),
-        kernel: String::new(),
-        hook: String::new(),
         revision: Revision(revision),
-        endpoints: 0,
-        degraded: Vec::new(),
-        lost_events: BTreeMap::new(),
         seen: NOW,
         started: NOW,
+        ..Node::new(id.parse().unwrap())
     }
 }
 

@@ -20,3 +20,15 @@ pub enum Change {
     /// The order of the rules.
     Order,
 }
+
+impl Change {
+    /// The rule, if it is one.
+    pub(super) const fn rule(&self) -> Option<RuleId> {
+        match self {
+            Self::Rule(id) => Some(*id),
+            Self::All | Self::Node(_) | Self::Group(_) | Self::Mode(_) | Self::Workload(_) | Self::Order => {
+                None
+            }
+        }
+    }
+}

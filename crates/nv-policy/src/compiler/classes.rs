@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use nv_types::{Identity, Mode};
 
-use super::map::Map;
 use super::members::Gx;
+use crate::map::Map;
 
 /// What makes a class: a workload or not, the groups that some rule speaks of, the mode.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -2,15 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nv_types::{
-    Group, GroupKind, GroupName, IpPrefix, Mode, NodeId, Timestamp, Workload, WorkloadId, v4_mapped,
-};
+use nv_types::{GroupName, IpPrefix, Mode, NodeId, Timestamp, Workload, WorkloadId, v4_mapped};
 use nv_types::{Identity, reserved};
 
-use super::map::Map;
-use crate::address::AddressSet;
 use crate::criteria::{Selector, value};
+use crate::group::{Body, read};
 use crate::input::PolicyInput;
+use crate::map::Map;
 use crate::party::is_present;
 
 /// Number of a group.
@@ -19,21 +17,6 @@ pub(super) type Gx = u32;
 pub(super) type Wx = u32;
 /// Number of a rule.
 pub(super) type Rx = u32;
-
-/// What a group is made of.
-#[derive(Debug)]
-pub(super) enum Body {
-    /// It is only named.
-    Absent,
-    /// `containers`, `external`, `nodes`, `Workload:ingress`.
-    Reserved,
-    /// Cannot be read: matches nobody.
-    Broken,
-    /// Workloads by criteria.
-    Workloads(Selector),
-    /// Addresses.
-    Addresses(Vec<IpPrefix>),
-}
 
 #[derive(Debug)]
 pub(super) struct GroupSlot {
@@ -159,7 +142,9 @@ impl Members {
     /// Forgets a name that is not defined and that no rule names.
     pub(super) fn forget_unused(&mut self, number: Gx) {
         let slot = &self.groups[number as usize];
-        if matches!(slot.body, Body::Absent) && slot.named == 0 && !slot.known {
+        let unused = matches!(slot.body, Body::Absent) && slot.named == 0 && !slot.known;
+        // A number is freed once: it may have been forgotten already, or have another name since.
+        if unused && self.by_name.get(&slot.name) == Some(&number) {
             self.by_name.remove(&slot.name);
             self.free_groups.push(number);
         }
@@ -410,26 +395,4 @@ impl Members {
     pub(super) fn is_defined(&self, number: Gx) -> bool {
         !matches!(self.groups[number as usize].body, Body::Absent)
     }
-}
-
-/// What a group is made of, and what an administrator should know of it.
-fn read(group: &Group) -> (Body, Vec<String>) {
-    let selector = match Selector::new(&group.criteria) {
-        Ok(selector) => selector,
-        Err(error) => return (Body::Broken, vec![error.to_string()]),
-    };
-    let Some(addresses) = selector.addresses() else {
-        return match group.kind {
-            GroupKind::Container => (Body::Workloads(selector), Vec::new()),
-            _ => (Body::Broken, Vec::new()),
-        };
-    };
-    let (mut prefixes, mut problems) = (Vec::new(), Vec::new());
-    for set in addresses {
-        match set {
-            AddressSet::Prefixes(list) => prefixes.extend_from_slice(list),
-            AddressSet::Name(dns) => problems.push(format!("the name '{dns}' is not enforced yet")),
-        }
-    }
-    (Body::Addresses(prefixes), problems)
 }

@@ -9,7 +9,6 @@
 mod change;
 mod classes;
 mod journal;
-mod map;
 mod members;
 mod outside;
 mod rows;
@@ -25,7 +24,6 @@ use nv_types::{
 };
 
 pub use change::Change;
-pub(crate) use map::Map;
 
 use classes::Classes;
 use journal::Journal;
@@ -37,6 +35,10 @@ use store::Store;
 
 use crate::compile::Diagnostic;
 use crate::input::PolicyInput;
+use crate::map::Map;
+
+/// Rules that are taken one by one when they change together; more are taken at once.
+const FEW_RULES: usize = 8;
 
 /// The compiler of one node: holds what it made, and takes changes.
 ///
@@ -117,7 +119,7 @@ impl Compiler {
         for name in input.groups.keys() {
             compiler.members.put_group(input, name);
         }
-        compiler.load_rules(input);
+        compiler.take_rules(input, &input.rules.iter().map(|rule| rule.id).collect());
         for id in input.nodes.keys() {
             compiler.outside.put_node(input, id);
         }
@@ -150,7 +152,12 @@ impl Compiler {
         }
         self.revision = revision;
         self.admit_refused();
-        for change in changes {
+        let rules: BTreeSet<RuleId> = changes.iter().filter_map(Change::rule).collect();
+        let many = rules.len() > FEW_RULES;
+        if many {
+            self.take_rules(input, &rules);
+        }
+        for change in changes.iter().filter(|change| !many || change.rule().is_none()) {
             self.take(input, change);
         }
         self.settle();
@@ -206,15 +213,21 @@ impl Compiler {
         }
     }
 
-    fn load_rules(&mut self, input: &PolicyInput) {
+    /// Takes many rules at once: looking for the place of each by itself would walk the list for each.
+    fn take_rules(&mut self, input: &PolicyInput, ids: &BTreeSet<RuleId>) {
+        for id in ids {
+            self.remove_rule(*id);
+        }
         let members = &mut self.members;
-        self.rules.load(&input.rules, |name| members.group(name));
-        let places: Vec<_> = self
+        let (fresh, moved) = self
             .rules
-            .iter()
-            .map(|(number, slot)| (number, slot.from, slot.to, slot.in_force()))
-            .collect();
-        for (number, from, to, in_force) in places {
+            .insert_many(&input.rules, ids, |name| members.group(name));
+        self.touch_rules(&moved);
+        for number in fresh {
+            let Some(slot) = self.rules.get(number) else {
+                continue;
+            };
+            let (from, to, in_force) = (slot.from, slot.to, slot.in_force());
             for group in [from, to] {
                 self.members.groups[group as usize].named += 1;
             }

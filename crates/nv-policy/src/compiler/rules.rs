@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use nv_types::{Rule, RuleId, Tier};
 
-use super::map::Map;
 use super::members::{Gx, Rx};
+use crate::map::Map;
 
 /// Distance of two ranks after renumbering.
 const GAP: u64 = 1 << 24;
@@ -108,14 +108,22 @@ impl Rules {
         number
     }
 
-    /// Puts the rules of a whole list, when there are none.
-    pub(super) fn load(&mut self, list: &[Rule], mut group: impl FnMut(&nv_types::GroupName) -> Gx) {
-        let mut rank = 0;
-        for rule in list {
-            rank += GAP;
+    /// Puts rules that are not there, many at once: all are numbered anew. Gives them, and the rules that moved.
+    pub(super) fn insert_many(
+        &mut self,
+        list: &[Rule],
+        wanted: &BTreeSet<RuleId>,
+        mut group: impl FnMut(&nv_types::GroupName) -> Gx,
+    ) -> (Vec<Rx>, Vec<Rx>) {
+        let moved = self.reorder(list);
+        let fresh = list.iter().filter(|rule| wanted.contains(&rule.id));
+        let fresh = fresh.map(|rule| {
             let (from, to) = (group(&rule.from), group(&rule.to));
-            self.put(rule.clone(), from, to, rank);
-        }
+            self.put(rule.clone(), from, to, 0)
+        });
+        let fresh = fresh.collect();
+        self.renumber(list);
+        (fresh, moved)
     }
 
     /// A rank between the nearest rules before and after this place that are known.

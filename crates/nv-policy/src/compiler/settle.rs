@@ -60,7 +60,7 @@ impl Compiler {
             let spoken = slot.is_spoken();
             if slot.known != spoken {
                 slot.known = spoken;
-                self.todo.outside |= !matches!(slot.body, super::members::Body::Workloads(_));
+                self.todo.outside |= !matches!(slot.body, crate::group::Body::Workloads(_));
                 self.todo.workloads.extend(&slot.members);
             }
             self.members.forget_unused(group);

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nv_types::{Chain, DecisionId, IpProto, PortEntry, PortTableId};
 
-use super::map::Map;
 use crate::flatten::Cell;
+use crate::map::Map;
 
 /// A cell by its chain's number.
 type Row = (IpProto, u16, u8, DecisionId);
