@@ -1,9 +1,11 @@
 //! Byte views of the layouts for userspace, which reads and writes kernel tables as byte arrays: no transmutes, and a
 //! struct whose fields do not add up to its size does not compile.
 
+use core::cell::Cell;
+
 use crate::layout::{
-    AddressData, AddressValue, ChainLink, ChainValue, EndpointValue, EventValue, FlowData, FlowKeyValue,
-    LocalView, OwnKey, PairKey, PortData, Switches,
+    AddressData, AddressValue, ChainLink, ChainValue, EndpointValue, EventValue, FlowCell, FlowData,
+    FlowKeyValue, LocalView, OwnKey, PairKey, PortData, SideCell, Switches,
 };
 
 /// Something with a fixed place in a layout. Numbers are native-endian, as the kernel programs write them.
@@ -42,6 +44,16 @@ impl<T: Field, const N: usize> Field for [T; N] {
     }
     fn take(bytes: &[u8]) -> Self {
         core::array::from_fn(|i| T::take(&bytes[i * T::SIZE..]))
+    }
+}
+
+impl<T: Field + Copy> Field for Cell<T> {
+    const SIZE: usize = T::SIZE;
+    fn put(&self, out: &mut [u8]) {
+        self.get().put(out);
+    }
+    fn take(bytes: &[u8]) -> Self {
+        Self::new(T::take(bytes))
     }
 }
 
@@ -104,8 +116,17 @@ layout! {
     }
     FlowData {
         tx_packets: u64, tx_bytes: u64, rx_packets: u64, rx_bytes: u64, first_ns: u64, last_ns: u64,
-        epoch: u32, rule: u32, tx_next: u32, rx_next: u32, verdict: u8, reason: u8, direction: u8, app: u8,
-        tx_payloads: u8, rx_payloads: u8, tx_flags: u8, rx_flags: u8, flags: u8, pad: [u8; 7],
+        epoch: u32, rule: u32, verdict: u8, reason: u8, direction: u8, app: u8,
+        tx_flags: u8, rx_flags: u8, flags: u8, pad: u8,
+    }
+    SideCell {
+        packets: Cell<u64>, bytes: Cell<u64>, last_ns: Cell<u64>, next: Cell<u32>, tcp_flags: Cell<u8>,
+        payloads: Cell<u8>, pad: [u8; 2], apart: [u64; 4],
+    }
+    FlowCell {
+        first_ns: Cell<u64>, epoch: Cell<u32>, rule: Cell<u32>, verdict: Cell<u8>, reason: Cell<u8>,
+        direction: Cell<u8>, app: Cell<u8>, index: Cell<u16>, flags: Cell<u8>, guards: Cell<u8>,
+        mac: Cell<[u8; 6]>, pad: [u8; 2], tx: SideCell, rx: SideCell,
     }
     EventValue {
         at_ns: u64, flow: FlowData, key: FlowKeyValue, kind: u8, state: u8, direction: u8, pad: u8,

@@ -4,7 +4,7 @@ use nv_types::{Application, Direction, IpProto, Reason, Verdict};
 
 use crate::app::{Payload, identify};
 use crate::guard::{is_own, remember_fragment};
-use crate::layout::{APP_PENDING, FlowCell, FlowData, PAYLOAD_BUDGET, direction_of};
+use crate::layout::{APP_PENDING, EndpointValue, FlowCell, PAYLOAD_BUDGET, SideCell, direction_of};
 use crate::packet::{Packet, WINDOW};
 use crate::parse::{ACK, FIN, Headers, RST, SYN};
 use crate::pipeline::{Scope, Scratch};
@@ -45,16 +45,54 @@ const fn opener(direction: Direction, headers: &Headers) -> Direction {
 fn is_reopened(flow: &FlowCell, headers: &Headers) -> bool {
     headers.key.proto == IpProto::TCP.0
         && headers.tcp_flags & (SYN | ACK) == SYN
-        && (flow.tx_flags.get() | flow.rx_flags.get()) & (ACK | FIN | RST) != 0
+        && (flow.tx.tcp_flags.get() | flow.rx.tcp_flags.get()) & (ACK | FIN | RST) != 0
 }
 
-/// Connection, application, policy.
+/// Whether nothing is left to do for this packet of the flow but to count it: it was judged under the policy in force, its
+/// application is known or not asked for, and the packet neither opens nor ends anything.
+#[inline(always)]
+pub(crate) fn is_settled(flow: &FlowCell, headers: &Headers, leaves: bool, epoch: u32) -> bool {
+    flow.epoch.get() == epoch
+        && flow.flags.get() & (FlowCell::OWN | FlowCell::ENDING | FlowCell::ENDED) == FlowCell::OWN
+        && flow.reason.get() != Reason::Pending as u8
+        && (flow.app.get() != APP_PENDING || headers.payload_len == 0)
+        && headers.tcp_flags & (SYN | FIN | RST) == 0
+        && !headers.more_fragments
+        && !(leaves
+            && flow.guards.get() & EndpointValue::CHECK_MAC != 0
+            && headers.source_mac != flow.mac.get())
+}
+
+/// Counts a packet.
+#[inline(always)]
+pub(crate) fn touch<T: Tables>(tables: &T, side: &SideCell, headers: &Headers, bytes: u32, now_ns: u64) {
+    tables.add(&side.packets, 1);
+    tables.add(&side.bytes, u64::from(bytes));
+    side.last_ns.set(now_ns);
+    if headers.tcp_flags == 0 {
+        return; // not TCP, or a later fragment, which has no numbers
+    }
+    let before = side.tcp_flags.get();
+    if before | headers.tcp_flags != before {
+        side.tcp_flags.set(before | headers.tcp_flags);
+    }
+    // A segment that is sent again does not go back; a reset may stand anywhere.
+    if headers.tcp_flags & RST == 0 {
+        let end = headers.tcp_next();
+        if before == 0 || end.wrapping_sub(side.next.get()) < 1 << 31 {
+            side.next.set(end);
+        }
+    }
+}
+
+/// Connection, application, policy; `found` is the flow that the packet's key has.
 #[inline(always)]
 pub(crate) fn follow<P: Packet, T: Tables>(
     packet: &P,
     tables: &T,
     scope: &Scope<'_>,
     scratch: &mut Scratch,
+    found: Option<&FlowCell>,
     bytes: u32,
 ) -> Ruling {
     let leaves = matches!(scope.passage.direction, Direction::Egress);
@@ -64,15 +102,15 @@ pub(crate) fn follow<P: Packet, T: Tables>(
     let Scratch {
         headers,
         payload,
-        flow: data,
+        flow: fresh,
         ..
     } = scratch;
-    let known = match tables.flow(&headers.key) {
+    let known = match found {
         Some(flow) if !is_reopened(flow, headers) => Some(flow),
         _ => None,
     };
     let own = match known {
-        Some(flow) if flow.epoch.get() == scope.epoch => flow.flags.get() & FlowData::OWN != 0,
+        Some(flow) if flow.epoch.get() == scope.epoch => flow.flags.get() & FlowCell::OWN != 0,
         _ => is_own(tables, scope, &headers.key.local, false),
     };
     let own = tables.opaque(u32::from(own)) != 0;
@@ -86,8 +124,7 @@ pub(crate) fn follow<P: Packet, T: Tables>(
     let opened = direction_of((tables.opaque(u32::from(opened)) & 1) as u8);
     let mut app = known.map_or(APP_PENDING, |flow| flow.app.get());
     let mut tries = match known {
-        Some(flow) if leaves => flow.tx_payloads.get(),
-        Some(flow) => flow.rx_payloads.get(),
+        Some(flow) => flow.side(leaves).payloads.get(),
         None => 0,
     };
     let asked = app == APP_PENDING && headers.payload_len > 0;
@@ -137,14 +174,13 @@ pub(crate) fn follow<P: Packet, T: Tables>(
                 ruling
             };
         }
-        return begin(tables, scope, headers, data, bytes, &update);
+        return begin(tables, scope, headers, fresh, bytes, &update);
     };
     if let Some(state) = write_back(tables, scope, headers, bytes, flow, &update) {
-        *data = flow.snapshot();
-        tables.flow_event(state, &headers.key, data, scope.passage.now_ns);
+        tables.flow_event(state, &headers.key, flow, scope.passage.now_ns);
     }
     // Nothing comes after this segment.
-    if is_taken_reset(flow, headers, leaves) || flow.flags.get() & FlowData::CLOSED == FlowData::CLOSED {
+    if is_taken_reset(flow, headers, leaves) || flow.flags.get() & FlowCell::CLOSED == FlowCell::CLOSED {
         tables.remove_flow(&headers.key);
     }
     ruling
@@ -163,25 +199,18 @@ fn is_taken_reset(flow: &FlowCell, headers: &Headers, leaves: bool) -> bool {
     if headers.tcp_flags & RST == 0 {
         return false;
     }
-    let (seen, next) = if leaves {
-        (flow.tx_flags.get(), flow.tx_next.get())
-    } else {
-        (flow.rx_flags.get(), flow.rx_next.get())
-    };
-    seen & !RST != 0 && headers.tcp_seq == next
+    let side = flow.side(leaves);
+    side.tcp_flags.get() & !RST != 0 && headers.tcp_seq == side.next.get()
 }
 
 /// The bit that says that this segment acknowledges the other end's FIN, and with it all that came before: nothing of that
 /// end is sent again.
 #[inline(always)]
 fn closes(flow: &FlowCell, headers: &Headers, leaves: bool) -> u8 {
-    let (seen, next) = if leaves {
-        (flow.rx_flags.get(), flow.rx_next.get())
-    } else {
-        (flow.tx_flags.get(), flow.tx_next.get())
-    };
-    if headers.tcp_flags & ACK != 0 && seen & FIN != 0 && headers.tcp_ack == next {
-        FlowData::closed_bit(!leaves)
+    let other = flow.side(!leaves);
+    if headers.tcp_flags & ACK != 0 && other.tcp_flags.get() & FIN != 0 && headers.tcp_ack == other.next.get()
+    {
+        FlowCell::closed_bit(!leaves)
     } else {
         0
     }
@@ -229,8 +258,8 @@ fn classify<P: Packet>(
 
 /// The ruling that a flow carries.
 #[inline(always)]
-const fn stored(flow: &FlowCell) -> Ruling {
-    let held = flow.flags.get() & FlowData::HELD != 0;
+pub(crate) const fn stored(flow: &FlowCell) -> Ruling {
+    let held = flow.flags.get() & FlowCell::HELD != 0;
     Ruling::raw(flow.verdict.get(), flow.reason.get(), flow.rule.get(), held)
 }
 
@@ -240,43 +269,31 @@ fn begin<T: Tables>(
     tables: &T,
     scope: &Scope<'_>,
     headers: &Headers,
-    flow: &mut FlowData,
+    flow: &FlowCell,
     bytes: u32,
     update: &Update,
 ) -> Ruling {
-    let Update {
-        ruling,
-        opened,
-        app,
-        tries,
-        own,
-        ..
-    } = *update;
+    let ruling = update.ruling;
     let leaves = matches!(scope.passage.direction, Direction::Egress);
     let now = scope.passage.now_ns;
-    let ended = headers.tcp_flags & RST != 0;
-    *flow = FlowData {
-        tx_packets: u64::from(leaves),
-        tx_bytes: if leaves { u64::from(bytes) } else { 0 },
-        rx_packets: u64::from(!leaves),
-        rx_bytes: if leaves { 0 } else { u64::from(bytes) },
-        first_ns: now,
-        last_ns: now,
-        epoch: scope.epoch,
-        rule: ruling.rule(),
-        tx_next: if leaves { headers.tcp_next() } else { 0 },
-        rx_next: if leaves { 0 } else { headers.tcp_next() },
-        verdict: ruling.verdict(),
-        reason: ruling.reason(),
-        direction: opened as u8,
-        app,
-        tx_payloads: if leaves { tries } else { 0 },
-        rx_payloads: if leaves { 0 } else { tries },
-        tx_flags: if leaves { headers.tcp_flags } else { 0 },
-        rx_flags: if leaves { 0 } else { headers.tcp_flags },
-        flags: flags(ruling.is_held(), own, ended),
-        pad: [0; 7],
-    };
+    flow.first_ns.set(now);
+    flow.direction.set(update.opened as u8);
+    flow.app.set(update.app);
+    let state = ending(headers.tcp_flags)
+        | if headers.tcp_flags & RST != 0 {
+            FlowCell::ENDED
+        } else {
+            0
+        };
+    judged(flow, scope, update, state);
+    for (side, its) in [(&flow.tx, leaves), (&flow.rx, !leaves)] {
+        side.packets.set(u64::from(its));
+        side.bytes.set(if its { u64::from(bytes) } else { 0 });
+        side.last_ns.set(if its { now } else { 0 });
+        side.next.set(if its { headers.tcp_next() } else { 0 });
+        side.tcp_flags.set(if its { headers.tcp_flags } else { 0 });
+        side.payloads.set(if its { update.tries } else { 0 });
+    }
     if !tables.insert_flow(&headers.key, flow) {
         let full = if ruling.is_denied() {
             ruling
@@ -289,11 +306,25 @@ fn begin<T: Tables>(
     ruling.began()
 }
 
+/// Writes what was decided, and for whom.
 #[inline(always)]
-const fn flags(held: bool, own: bool, ended: bool) -> u8 {
-    (if held { FlowData::HELD } else { 0 })
-        | (if own { FlowData::OWN } else { 0 })
-        | (if ended { FlowData::ENDED } else { 0 })
+fn judged(flow: &FlowCell, scope: &Scope<'_>, update: &Update, state: u8) {
+    let ruling = update.ruling;
+    flow.epoch.set(scope.epoch);
+    flow.rule.set(ruling.rule());
+    flow.verdict.set(ruling.verdict());
+    flow.reason.set(ruling.reason());
+    let held = if ruling.is_held() { FlowCell::HELD } else { 0 };
+    let own = if update.own { FlowCell::OWN } else { 0 };
+    flow.flags.set(held | own | state);
+    flow.index.set((scope.endpoint.index & 0xffff) as u16);
+    flow.guards.set(scope.endpoint.flags);
+    flow.mac.set(scope.endpoint.mac);
+}
+
+#[inline(always)]
+const fn ending(tcp_flags: u8) -> u8 {
+    if tcp_flags & FIN != 0 { FlowCell::ENDING } else { 0 }
 }
 
 /// A further packet of a flow; gives the state to report if something changed.
@@ -307,67 +338,35 @@ fn write_back<T: Tables>(
     update: &Update,
 ) -> Option<u8> {
     let ruling = update.ruling;
-    let (packets, octets, seen, next, payloads) = match scope.passage.direction {
-        Direction::Egress => (
-            &flow.tx_packets,
-            &flow.tx_bytes,
-            &flow.tx_flags,
-            &flow.tx_next,
-            &flow.tx_payloads,
-        ),
-        Direction::Ingress => (
-            &flow.rx_packets,
-            &flow.rx_bytes,
-            &flow.rx_flags,
-            &flow.rx_next,
-            &flow.rx_payloads,
-        ),
-    };
-    tables.add(packets, 1);
-    tables.add(octets, u64::from(bytes));
-    flow.last_ns.set(scope.passage.now_ns);
-    let before = seen.get();
-    if before | headers.tcp_flags != before {
-        seen.set(before | headers.tcp_flags);
-    }
-    // A segment that is sent again does not go back; a reset may stand anywhere; a later fragment has no numbers.
-    if headers.tcp_flags != 0 && headers.tcp_flags & RST == 0 {
-        let end = headers.tcp_next();
-        if before == 0 || end.wrapping_sub(next.get()) < 1 << 31 {
-            next.set(end);
-        }
-    }
-    let closed = closes(
-        flow,
-        headers,
-        matches!(scope.passage.direction, Direction::Egress),
-    );
+    let leaves = matches!(scope.passage.direction, Direction::Egress);
+    let side = flow.side(leaves);
+    touch(tables, side, headers, bytes, scope.passage.now_ns);
     // Through memory: what follows is the same either way.
-    let closed = (tables.opaque(u32::from(closed)) & 0xff) as u8;
-    if closed != 0 {
-        flow.flags.set(flow.flags.get() | closed);
+    let news = closes(flow, headers, leaves) | ending(headers.tcp_flags);
+    let news = (tables.opaque(u32::from(news)) & 0xff) as u8;
+    let before = flow.flags.get();
+    if before | news != before {
+        flow.flags.set(before | news);
     }
-    let was_ended = flow.flags.get() & FlowData::ENDED != 0;
-    let ended =
-        was_ended || headers.tcp_flags & RST != 0 || flow.tx_flags.get() & flow.rx_flags.get() & FIN != 0;
-    let judged = flow.verdict.get() != ruling.verdict()
+    let was_ended = before & FlowCell::ENDED != 0;
+    let ended = was_ended
+        || headers.tcp_flags & RST != 0
+        || flow.tx.tcp_flags.get() & flow.rx.tcp_flags.get() & FIN != 0;
+    let changed = flow.verdict.get() != ruling.verdict()
         || flow.reason.get() != ruling.reason()
         || flow.rule.get() != ruling.rule();
     if update.asked {
-        payloads.set(update.tries);
+        side.payloads.set(update.tries);
         flow.app.set(update.app);
     }
-    if judged || ended != was_ended || flow.epoch.get() != scope.epoch || update.learned {
-        flow.verdict.set(ruling.verdict());
-        flow.reason.set(ruling.reason());
-        flow.rule.set(ruling.rule());
-        flow.flags
-            .set(flags(ruling.is_held(), update.own, ended) | flow.flags.get() & FlowData::CLOSED);
-        flow.epoch.set(scope.epoch);
+    if changed || ended != was_ended || flow.epoch.get() != scope.epoch || update.learned {
+        let state =
+            (before | news) & (FlowCell::CLOSED | FlowCell::ENDING) | if ended { FlowCell::ENDED } else { 0 };
+        judged(flow, scope, update, state);
     }
     if ended && !was_ended {
         Some(FLOW_ENDED)
-    } else if judged || update.learned {
+    } else if changed || update.learned {
         Some(FLOW_CHANGED)
     } else {
         None

@@ -3,11 +3,11 @@
 use nv_types::{Direction, Mode, Reason, Verdict};
 
 use crate::app::Payload;
-use crate::flow::follow;
+use crate::flow::{follow, is_settled, stored, touch};
 use crate::guard::{claims_foreign, has_wrong_mac, is_own, is_related, join_fragment};
-use crate::layout::{CounterCell, EndpointValue, FlowData, FlowKeyValue, FragmentKey, LocalView, Switches};
+use crate::layout::{CounterCell, EndpointValue, FlowCell, FlowKeyValue, FragmentKey, LocalView, Switches};
 use crate::packet::{Packet, WINDOW};
-use crate::parse::{Class, Headers, is_multicast, parse};
+use crate::parse::{Class, Headers, is_multicast, parse, parse_plain};
 use crate::ruling::Ruling;
 use crate::tables::Tables;
 
@@ -30,7 +30,7 @@ pub struct Passage {
 pub struct Scratch {
     pub(crate) headers: Headers,
     pub(crate) payload: Payload,
-    pub(crate) flow: FlowData,
+    pub(crate) flow: FlowCell,
     pub(crate) quoted: FlowKeyValue,
     pub(crate) fragment: FragmentKey,
 }
@@ -38,7 +38,7 @@ pub struct Scratch {
 impl Scratch {
     /// Fresh memory.
     #[must_use]
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         let headers = Headers::new(0);
         Self {
             headers,
@@ -47,7 +47,7 @@ impl Scratch {
                 len: 0,
                 from_client: false,
             },
-            flow: FlowData::ZERO,
+            flow: FlowCell::default(),
             quoted: headers.key,
             fragment: FragmentKey {
                 local: [0; 16],
@@ -113,6 +113,35 @@ const ALLOW_NOT_POLICED: Ruling = Ruling::new(Verdict::Allow, Reason::NotPoliced
 #[inline(always)]
 pub fn run<P: Packet, T: Tables>(packet: &P, tables: &T, scratch: &mut Scratch, passage: Passage) -> Verdict {
     let epoch = tables.epoch();
+    let leaves = matches!(passage.direction, Direction::Egress);
+    let bytes = packet.len();
+    scratch.headers = Headers::new(passage.ifindex);
+    let plain = parse_plain(
+        packet,
+        passage.direction,
+        &mut scratch.payload.bytes,
+        &mut scratch.headers,
+    );
+    let class = match plain {
+        Some(class) => class,
+        None => parse(packet, passage.direction, &mut scratch.headers),
+    };
+    // Through memory: what follows is the same whatever way the parser took.
+    let class = Class::from_u32(tables.opaque(class as u32));
+    let found = match class {
+        Class::Flow => tables.flow(&scratch.headers.key),
+        _ => None,
+    };
+    // Nearly every packet: no table is read but that of the flows.
+    if let Some(flow) = found
+        && is_settled(flow, &scratch.headers, leaves, epoch)
+        && let Some(counters) = tables.counters(u32::from(flow.index.get()), passage.direction)
+    {
+        touch(tables, flow.side(leaves), &scratch.headers, bytes, passage.now_ns);
+        let ruling = stored(flow);
+        count(counters, bytes, ruling);
+        return ruling.outcome();
+    }
     let slot = epoch & 1;
     let (Some(switches), Some(endpoint)) = (tables.switches(slot), tables.endpoint(passage.ifindex)) else {
         return Verdict::Allow;
@@ -127,19 +156,13 @@ pub fn run<P: Packet, T: Tables>(packet: &P, tables: &T, scratch: &mut Scratch, 
     let Some(counters) = tables.counters(endpoint.index, passage.direction) else {
         return Verdict::Allow;
     };
-    let bytes = packet.len();
-    let ruling = judge(packet, tables, &scope, scratch, bytes).opaque(|word| tables.opaque(word));
+    let ruling =
+        judge(packet, tables, &scope, scratch, class, found, bytes).opaque(|word| tables.opaque(word));
     count(counters, bytes, ruling);
     if ruling.is_reported() {
         report(tables, &scope, counters, ruling);
     }
-    if ruling.is_denied() {
-        Verdict::Deny
-    } else if ruling.verdict() == Verdict::Allow as u8 {
-        Verdict::Allow
-    } else {
-        Verdict::Alert
-    }
+    ruling.outcome()
 }
 
 #[inline(always)]
@@ -183,14 +206,11 @@ fn judge<P: Packet, T: Tables>(
     tables: &T,
     scope: &Scope<'_>,
     scratch: &mut Scratch,
+    class: Class,
+    found: Option<&FlowCell>,
     bytes: u32,
 ) -> Ruling {
-    let direction = scope.passage.direction;
-    let leaves = matches!(direction, Direction::Egress);
-    scratch.headers = Headers::new(scope.passage.ifindex);
-    let class = parse(packet, direction, &mut scratch.headers);
-    // Through memory: what follows is the same whatever way the parser took.
-    let class = Class::from_u32(tables.opaque(class as u32));
+    let leaves = matches!(scope.passage.direction, Direction::Egress);
     let odd = match class {
         Class::Malformed => Some(Reason::Malformed),
         _ if leaves && has_wrong_mac(scope, &scratch.headers) => Some(Reason::Spoofed),
@@ -219,5 +239,9 @@ fn judge<P: Packet, T: Tables>(
     if matches!(class, Class::IcmpError) && is_related(packet, tables, scope, scratch) {
         return Ruling::new(Verdict::Allow, Reason::Related);
     }
-    follow(packet, tables, scope, scratch, bytes)
+    let found = match class {
+        Class::Flow => found,
+        _ => tables.flow(&scratch.headers.key), // the key is complete only now
+    };
+    follow(packet, tables, scope, scratch, found, bytes)
 }

@@ -137,6 +137,18 @@ impl Ruling {
         self.verdict() == Verdict::Deny as u8
     }
 
+    /// What becomes of the packet.
+    #[inline(always)]
+    pub(crate) const fn outcome(self) -> Verdict {
+        if self.is_denied() {
+            Verdict::Deny
+        } else if self.verdict() == Verdict::Allow as u8 {
+            Verdict::Allow
+        } else {
+            Verdict::Alert
+        }
+    }
+
     #[inline(always)]
     pub(crate) const fn is_pending(self) -> bool {
         self.reason() == Reason::Pending as u8

@@ -5,8 +5,8 @@ use core::cell::Cell;
 use nv_types::Direction;
 
 use crate::layout::{
-    AddressValue, ChainValue, CounterCell, EndpointValue, FlowCell, FlowData, FlowKeyValue, FragmentKey,
-    FragmentValue, OwnKey, PairKey, Switches,
+    AddressValue, ChainValue, CounterCell, EndpointValue, FlowCell, FlowKeyValue, FragmentKey, FragmentValue,
+    OwnKey, PairKey, Switches,
 };
 
 /// The tables of a datapath: eBPF maps in the kernel, plain maps in the software datapath.
@@ -42,7 +42,7 @@ pub trait Tables {
     /// A flow.
     fn flow(&self, key: &FlowKeyValue) -> Option<&FlowCell>;
     /// Puts a flow, in place of one with the same key; `false` when there is no room.
-    fn insert_flow(&self, key: &FlowKeyValue, flow: &FlowData) -> bool;
+    fn insert_flow(&self, key: &FlowKeyValue, flow: &FlowCell) -> bool;
     /// Forgets a flow; no reference to it is used afterwards.
     fn remove_flow(&self, key: &FlowKeyValue);
     /// Adds to a counter of a flow, which other CPUs may be adding to.
@@ -52,7 +52,7 @@ pub trait Tables {
     /// Remembers a first fragment; may forget others.
     fn insert_fragment(&self, key: &FragmentKey, value: &FragmentValue);
     /// A flow began (0), changed (1) or ended (2).
-    fn flow_event(&self, state: u8, key: &FlowKeyValue, flow: &FlowData, now_ns: u64);
+    fn flow_event(&self, state: u8, key: &FlowKeyValue, flow: &FlowCell, now_ns: u64);
     /// A packet that belongs to no flow is reported; verdict and reason as numbers.
     fn packet_event(&self, ifindex: u32, direction: Direction, verdict: u8, reason: u8, now_ns: u64);
 }

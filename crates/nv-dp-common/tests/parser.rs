@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use etherparse::PacketBuilder;
-use nv_dp_common::SlicePacket;
-use nv_dp_common::parse::{Class, Headers, parse, quoted};
+use nv_dp_common::parse::{Class, Headers, parse, parse_plain, quoted};
+use nv_dp_common::{SlicePacket, WINDOW};
 use nv_types::Direction;
 use proptest::prelude::*;
 
@@ -11,7 +11,17 @@ const MAC: [u8; 6] = [2; 6];
 
 fn read(frame: &[u8], direction: Direction) -> (Class, Headers) {
     let mut headers = Headers::new(3);
-    (parse(&SlicePacket(frame), direction, &mut headers), headers)
+    let class = parse(&SlicePacket(frame), direction, &mut headers);
+    // The short way must see what the long way sees.
+    let mut short = Headers::new(headers.key.ifindex);
+    let mut memory = [0xa5; WINDOW];
+    if let Some(found) = parse_plain(&SlicePacket(frame), direction, &mut memory, &mut short) {
+        assert_eq!(found, class);
+        if found != Class::Malformed {
+            assert_eq!(format!("{short:?}"), format!("{headers:?}"));
+        }
+    }
+    (class, headers)
 }
 
 fn v4_tcp() -> Vec<u8> {
@@ -67,6 +77,13 @@ fn addresses_ports_and_payload() {
         &frame[sent.payload as usize..][..sent.payload_len as usize],
         b"payload"
     );
+    let short = parse_plain(
+        &SlicePacket(&frame),
+        Direction::Egress,
+        &mut [0; WINDOW],
+        &mut Headers::new(3),
+    );
+    assert_eq!(short, Some(Class::Flow), "the short way is taken");
     let (_, received) = read(&frame, Direction::Ingress);
     assert_eq!((received.key.local_port, received.key.peer), (80, sent.key.local));
 }

@@ -9,7 +9,6 @@ mod maps;
 mod packet;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use nv_dp_common::{Passage, run};
@@ -31,16 +30,14 @@ pub fn nv_ingress(ctx: TcContext) -> i32 {
 fn judge(ctx: TcContext, direction: Direction) -> i32 {
     // SAFETY: the context is the kernel's `__sk_buff` and lives as long as the program runs.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
-    // SAFETY: a helper without arguments.
-    let now_ns = unsafe { bpf_ktime_get_coarse_ns() };
+    // Not found only if the object and its loader disagree; then there is nothing to judge by either.
+    let Some((scratch, tables, now_ns)) = maps::open() else {
+        return TC_ACT_UNSPEC;
+    };
     let passage = Passage {
         ifindex,
         direction,
         now_ns,
-    };
-    // Not found only if the object and its loader disagree; then there is nothing to judge by either.
-    let Some((scratch, tables)) = maps::open() else {
-        return TC_ACT_UNSPEC;
     };
     match run(&packet::Skb(&ctx), &tables, scratch, passage) {
         Verdict::Deny => TC_ACT_SHOT,

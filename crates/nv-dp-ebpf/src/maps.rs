@@ -3,13 +3,14 @@
 use core::cell::Cell;
 
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_RB_NO_WAKEUP};
+use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::ring_buf::RingBufEntry;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use nv_dp_common::layout::{
     AddressData, AddressValue, COUNTER_WORDS, ChainValue, CounterCell, EVENT_FLOW, EVENT_PACKET,
-    EndpointValue, EventValue, FlowCell, FlowData, FlowKeyValue, FragmentKey, FragmentValue, OwnKey, PairKey,
+    EndpointValue, EventValue, FlowCell, FlowKeyValue, FragmentKey, FragmentValue, OwnKey, PairKey,
     PortData, STATE_ENTRIES, STATE_EPOCH, Switches,
 };
 use nv_dp_common::{Scratch, Tables};
@@ -34,7 +35,7 @@ static NV_PORTS: LpmTrie<PortData, u32> = LpmTrie::pinned(524_288, BPF_F_NO_PREA
 #[map]
 static NV_CHAINS: HashMap<u32, ChainValue> = HashMap::pinned(131_072, BPF_F_NO_PREALLOC);
 #[map]
-static NV_FLOWS: LruHashMap<FlowKeyValue, FlowData> = LruHashMap::pinned(65_536, 0);
+static NV_FLOWS: LruHashMap<FlowKeyValue, FlowWords> = LruHashMap::pinned(65_536, 0);
 #[map]
 static NV_FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> = LruHashMap::pinned(4096, 0);
 #[map]
@@ -45,32 +46,52 @@ static NV_LOST: PerCpuArray<u64> = PerCpuArray::pinned(1, 0);
 #[map]
 static NV_SPECS: HashMap<u32, [u8; 1024]> = HashMap::pinned(1024, BPF_F_NO_PREALLOC);
 
+/// A [`FlowCell`], which is shared in a way that a static cannot promise.
+type FlowWords = [u64; size_of::<FlowCell>() / 8];
+
 /// Userspace takes events when it comes round: nobody sleeps on the ring, so nobody is woken.
 const NO_WAKEUP: u64 = BPF_RB_NO_WAKEUP as u64;
 
 /// Working memory, one for each CPU: programs of this kind run with bottom halves off and are not nested.
 #[map]
-static NV_SCRATCH: PerCpuArray<Memory> = PerCpuArray::with_max_entries(1, 0);
+static NV_SCRATCH: PerCpuArray<[u64; size_of::<Memory>() / 8]> = PerCpuArray::with_max_entries(1, 0);
 
 /// A CPU's working memory.
+#[repr(C, align(8))]
 pub(crate) struct Memory {
     scratch: Scratch,
-    blind: u32,
+    blind: u64,
+    /// The tick that `now_ns` was read in.
+    tick: u64,
+    now_ns: u64,
 }
 
-/// This CPU's working memory, and the tables.
+impl Memory {
+    /// The coarse clock, which moves once a tick, and is read once a tick: the kernel puts the number of ticks into the program
+    /// in place of a call.
+    #[inline(always)]
+    fn now_ns(&mut self) -> u64 {
+        // SAFETY: a helper without arguments.
+        let tick = unsafe { bpf_jiffies64() };
+        if tick != self.tick {
+            self.tick = tick;
+            // SAFETY: a helper without arguments.
+            self.now_ns = unsafe { bpf_ktime_get_coarse_ns() };
+        }
+        self.now_ns
+    }
+}
+
+/// This CPU's working memory, the tables, and the time in nanoseconds on the monotonic clock.
 #[inline(always)]
-pub(crate) fn open() -> Option<(&'static mut Scratch, KernelTables)> {
-    let memory = NV_SCRATCH.get_ptr_mut(0)?;
+pub(crate) fn open() -> Option<(&'static mut Scratch, KernelTables, u64)> {
+    let memory = NV_SCRATCH.get_ptr_mut(0)?.cast::<Memory>();
     // SAFETY: called once by a program; nothing else on this CPU uses it meanwhile. The pipeline writes before it
     // reads, so that it does not matter what is in it.
     unsafe {
-        Some((
-            &mut (*memory).scratch,
-            KernelTables {
-                blind: &raw mut (*memory).blind,
-            },
-        ))
+        let now_ns = (*memory).now_ns();
+        let blind = (&raw mut (*memory).blind).cast();
+        Some((&mut (*memory).scratch, KernelTables { blind }, now_ns))
     }
 }
 
@@ -170,15 +191,16 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn flow(&self, key: &FlowKeyValue) -> Option<&FlowCell> {
         let flow = NV_FLOWS.get_ptr(key)?;
-        // SAFETY: `FlowCell` has the layout of `FlowData` (asserted), and all that is shared in it is a cell or an
-        // atomic. An element that is evicted meanwhile may be reused for another flow: that flow's counters are then
+        // SAFETY: the words are those of a `FlowCell`, and all that is shared in it is a cell or an atomic. An element that is evicted meanwhile may be reused for another flow: that flow's counters are then
         // off by one packet, its verdict is written anew by its own first packet.
         Some(unsafe { &*flow.cast::<FlowCell>() })
     }
 
     #[inline(always)]
-    fn insert_flow(&self, key: &FlowKeyValue, flow: &FlowData) -> bool {
-        NV_FLOWS.insert(key, flow, 0).is_ok()
+    fn insert_flow(&self, key: &FlowKeyValue, flow: &FlowCell) -> bool {
+        // SAFETY: a cell of as many words, without padding, that this CPU alone knows of.
+        let words = unsafe { &*core::ptr::from_ref(flow).cast::<FlowWords>() };
+        NV_FLOWS.insert(key, words, 0).is_ok()
     }
 
     #[inline(always)]
@@ -214,13 +236,13 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn flow_event(&self, state: u8, key: &FlowKeyValue, flow: &FlowData, now_ns: u64) {
+    fn flow_event(&self, state: u8, key: &FlowKeyValue, flow: &FlowCell, now_ns: u64) {
         let Some(mut room) = Self::room() else { return };
         let event = room.as_mut_ptr();
         // SAFETY: the room is as large as an event; every field is written before it is submitted.
         unsafe {
             (*event).at_ns = now_ns;
-            (*event).flow = *flow;
+            (*event).flow = flow.data();
             (*event).key = *key;
             (*event).kind = EVENT_FLOW;
             (*event).state = state;

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use nv_dp_common::layout::{
-    Addr, COUNTER_WORDS, EVENT_FLOW, EVENT_PACKET, EndpointValue, EventValue, FlowData, FlowKeyValue,
-    LocalView, direction_of,
+    Addr, COUNTER_WORDS, EVENT_FLOW, EVENT_PACKET, EndpointValue, EventValue, FlowCell, FlowData,
+    FlowKeyValue, LocalView, direction_of,
 };
 use nv_types::{Decision, FlowState, IpProto, Reason, Verdict, v4_mapped};
 
@@ -49,7 +49,7 @@ pub(crate) fn flow_stats(key: &FlowKeyValue, flow: &FlowData, state: FlowState) 
 
 /// The state that a sweep reports of a flow that stays.
 pub(crate) const fn state_of(flow: &FlowData) -> FlowState {
-    if flow.flags & FlowData::ENDED != 0 {
+    if flow.flags & FlowCell::ENDED != 0 {
         FlowState::Closed
     } else {
         FlowState::Active

@@ -56,7 +56,7 @@ struct Memory {
     by_index: BTreeMap<u32, u32>,
     own: BTreeSet<OwnKey>,
     flows: BTreeMap<FlowKeyValue, FlowCell>,
-    begun: RefCell<Option<(FlowKeyValue, FlowData)>>,
+    begun: RefCell<Option<(FlowKeyValue, FlowCell)>>,
     ended: RefCell<Option<FlowKeyValue>>,
     fragments: RefCell<BTreeMap<FragmentKey, FragmentValue>>,
     fragment_order: RefCell<VecDeque<FragmentKey>>,
@@ -125,12 +125,12 @@ impl Tables for Memory {
         self.flows.get(key)
     }
 
-    fn insert_flow(&self, key: &FlowKeyValue, flow: &FlowData) -> bool {
+    fn insert_flow(&self, key: &FlowKeyValue, flow: &FlowCell) -> bool {
         if self.flows.len() >= self.config.flows && !self.flows.contains_key(key) {
             return false;
         }
         // The pipeline holds references into the table; the flow is put there when the packet is done.
-        *self.begun.borrow_mut() = Some((*key, *flow));
+        *self.begun.borrow_mut() = Some((*key, flow.clone()));
         true
     }
 
@@ -159,10 +159,10 @@ impl Tables for Memory {
         }
     }
 
-    fn flow_event(&self, state: u8, key: &FlowKeyValue, flow: &FlowData, now_ns: u64) {
+    fn flow_event(&self, state: u8, key: &FlowKeyValue, flow: &FlowCell, now_ns: u64) {
         self.emit(EventValue {
             at_ns: now_ns,
-            flow: *flow,
+            flow: flow.data(),
             key: *key,
             kind: EVENT_FLOW,
             state,
@@ -253,7 +253,7 @@ impl SoftwareDatapath {
             self.memory.flows.remove(&key);
         }
         if let Some((key, flow)) = self.memory.begun.take() {
-            self.memory.flows.insert(key, FlowCell::from(&flow));
+            self.memory.flows.insert(key, flow);
         }
         verdict
     }
@@ -335,7 +335,7 @@ impl Datapath for SoftwareDatapath {
     fn sweep(&mut self, each: &mut dyn FnMut(FlowStats)) -> Result<(), DatapathError> {
         let now = self.now_ns;
         self.memory.flows.retain(|key, cell| {
-            let flow = cell.snapshot();
+            let flow = cell.data();
             let idle = now.saturating_sub(flow.last_ns) > idle_ns(IpProto(key.proto), &flow);
             let state = if idle {
                 FlowState::Closed

@@ -26,7 +26,7 @@ pub struct FlowKeyValue {
     pub pad: [u8; 3],
 }
 
-/// A flow's state, as plain data.
+/// A flow's state as events carry it and userspace sees it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowData {
@@ -46,10 +46,6 @@ pub struct FlowData {
     pub epoch: u32,
     /// [`RuleId`] of the decision.
     pub rule: u32,
-    /// TCP: the sequence number that the workload's next segment begins with.
-    pub tx_next: u32,
-    /// TCP: the sequence number that the next segment to the workload begins with.
-    pub rx_next: u32,
     /// [`Verdict`] of the decision.
     pub verdict: u8,
     /// [`Reason`] of the decision.
@@ -58,37 +54,17 @@ pub struct FlowData {
     pub direction: u8,
     /// Application index, or [`APP_PENDING`](super::APP_PENDING).
     pub app: u8,
-    /// Unidentified payload packets from the workload.
-    pub tx_payloads: u8,
-    /// Unidentified payload packets to the workload.
-    pub rx_payloads: u8,
     /// TCP flags seen from the workload.
     pub tx_flags: u8,
     /// TCP flags seen to the workload.
     pub rx_flags: u8,
-    /// [`FlowData::HELD`], [`FlowData::OWN`], [`FlowData::ENDED`], [`FlowData::CLOSED`].
+    /// [`FlowCell::HELD`] and the others.
     pub flags: u8,
     /// Zero.
-    pub pad: [u8; 7],
+    pub pad: u8,
 }
 
 impl FlowData {
-    /// Pending, and payload that is not identified may not pass meanwhile.
-    pub const HELD: u8 = 1;
-    /// The local address is the endpoint's own (or addresses are not checked).
-    pub const OWN: u8 = 2;
-    /// Has ended: FIN both ways, or RST.
-    pub const ENDED: u8 = 4;
-    /// TCP: the workload's FIN has been acknowledged (the lower bit), and the other end's.
-    pub const CLOSED: u8 = 8 | 16;
-
-    /// The bit of [`FlowData::CLOSED`] for one end.
-    #[inline(always)]
-    #[must_use]
-    pub const fn closed_bit(of_workload: bool) -> u8 {
-        if of_workload { 8 } else { 16 }
-    }
-
     /// All zero.
     pub const ZERO: Self = Self {
         tx_packets: 0,
@@ -99,18 +75,14 @@ impl FlowData {
         last_ns: 0,
         epoch: 0,
         rule: 0,
-        tx_next: 0,
-        rx_next: 0,
         verdict: 0,
         reason: 0,
         direction: 0,
         app: 0,
-        tx_payloads: 0,
-        rx_payloads: 0,
         tx_flags: 0,
         rx_flags: 0,
         flags: 0,
-        pad: [0; 7],
+        pad: 0,
     };
 
     /// The decision in force; unreadable numbers give `None`.
@@ -150,107 +122,114 @@ pub const fn direction_of(value: u8) -> Direction {
     }
 }
 
-/// A flow's state in place: the layout of [`FlowData`], shared by all CPUs. Counters are added to by
-/// [`Tables::add`](crate::Tables::add); for the rest the last writer wins, and every writer writes what a packet of the flow may.
+/// One direction of a flow in place.
 #[repr(C)]
-#[derive(Debug, Default)]
-pub struct FlowCell {
-    /// See [`FlowData::tx_packets`].
-    pub tx_packets: Cell<u64>,
-    /// See [`FlowData::tx_bytes`].
-    pub tx_bytes: Cell<u64>,
-    /// See [`FlowData::rx_packets`].
-    pub rx_packets: Cell<u64>,
-    /// See [`FlowData::rx_bytes`].
-    pub rx_bytes: Cell<u64>,
-    /// See [`FlowData::first_ns`].
-    pub first_ns: Cell<u64>,
-    /// See [`FlowData::last_ns`].
+#[derive(Clone, Debug, Default)]
+pub struct SideCell {
+    /// Packets.
+    pub packets: Cell<u64>,
+    /// Bytes.
+    pub bytes: Cell<u64>,
+    /// Last packet, nanoseconds on the monotonic clock.
     pub last_ns: Cell<u64>,
-    /// See [`FlowData::epoch`].
-    pub epoch: Cell<u32>,
-    /// See [`FlowData::rule`].
-    pub rule: Cell<u32>,
-    /// See [`FlowData::tx_next`].
-    pub tx_next: Cell<u32>,
-    /// See [`FlowData::rx_next`].
-    pub rx_next: Cell<u32>,
-    /// See [`FlowData::verdict`].
-    pub verdict: Cell<u8>,
-    /// See [`FlowData::reason`].
-    pub reason: Cell<u8>,
-    /// See [`FlowData::direction`].
-    pub direction: Cell<u8>,
-    /// See [`FlowData::app`].
-    pub app: Cell<u8>,
-    /// See [`FlowData::tx_payloads`].
-    pub tx_payloads: Cell<u8>,
-    /// See [`FlowData::rx_payloads`].
-    pub rx_payloads: Cell<u8>,
-    /// See [`FlowData::tx_flags`].
-    pub tx_flags: Cell<u8>,
-    /// See [`FlowData::rx_flags`].
-    pub rx_flags: Cell<u8>,
-    /// See [`FlowData::flags`].
-    pub flags: Cell<u8>,
+    /// TCP: the sequence number that the next segment begins with.
+    pub next: Cell<u32>,
+    /// TCP flags seen.
+    pub tcp_flags: Cell<u8>,
+    /// Unidentified payload packets.
+    pub payloads: Cell<u8>,
     /// Zero.
-    pub pad: [u8; 7],
+    pub pad: [u8; 2],
+    /// Zero: the other direction begins on a cache line of its own.
+    pub apart: [u64; 4],
+}
+
+/// A flow's state in the table, shared by all CPUs. Counters are added to by [`Tables::add`](crate::Tables::add); for the rest
+/// the last writer wins, and every writer writes what a packet of the flow may.
+///
+/// A packet of a flow that is settled reads the first part and writes its own direction, and each of these is on a cache line
+/// of its own: data and its acknowledgements, which mostly pass on different CPUs, do not take lines from each other.
+#[repr(C)]
+#[derive(Clone, Debug, Default)]
+pub struct FlowCell {
+    /// First packet, nanoseconds on the monotonic clock.
+    pub first_ns: Cell<u64>,
+    /// Epoch that judged it.
+    pub epoch: Cell<u32>,
+    /// [`RuleId`] of the decision.
+    pub rule: Cell<u32>,
+    /// [`Verdict`] of the decision.
+    pub verdict: Cell<u8>,
+    /// [`Reason`] of the decision.
+    pub reason: Cell<u8>,
+    /// [`Direction`]: who opened it.
+    pub direction: Cell<u8>,
+    /// Application index, or [`APP_PENDING`](super::APP_PENDING).
+    pub app: Cell<u8>,
+    /// Place of its endpoint's counters.
+    pub index: Cell<u16>,
+    /// [`FlowCell::HELD`] and the others.
+    pub flags: Cell<u8>,
+    /// Flags of its endpoint: whether `mac` is checked.
+    pub guards: Cell<u8>,
+    /// Ethernet address of its endpoint.
+    pub mac: Cell<[u8; 6]>,
+    /// Zero.
+    pub pad: [u8; 2],
+    /// From the workload.
+    pub tx: SideCell,
+    /// To the workload.
+    pub rx: SideCell,
 }
 
 impl FlowCell {
+    /// Pending, and payload that is not identified may not pass meanwhile.
+    pub const HELD: u8 = 1;
+    /// The local address is the endpoint's own (or addresses are not checked).
+    pub const OWN: u8 = 2;
+    /// Has ended: FIN both ways, or RST.
+    pub const ENDED: u8 = 4;
+    /// TCP: the workload's FIN has been acknowledged (the lower bit), and the other end's.
+    pub const CLOSED: u8 = 8 | 16;
+    /// TCP: one end has sent FIN.
+    pub const ENDING: u8 = 32;
+
+    /// The bit of [`FlowCell::CLOSED`] for one end.
+    #[inline(always)]
+    #[must_use]
+    pub const fn closed_bit(of_workload: bool) -> u8 {
+        if of_workload { 8 } else { 16 }
+    }
+
+    /// The direction from the workload, or the one to it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn side(&self, leaves: bool) -> &SideCell {
+        if leaves { &self.tx } else { &self.rx }
+    }
+
     /// The state as plain data.
     #[inline(always)]
     #[must_use]
-    pub fn snapshot(&self) -> FlowData {
+    pub fn data(&self) -> FlowData {
+        let (tx_last, rx_last) = (self.tx.last_ns.get(), self.rx.last_ns.get());
         FlowData {
-            tx_packets: self.tx_packets.get(),
-            tx_bytes: self.tx_bytes.get(),
-            rx_packets: self.rx_packets.get(),
-            rx_bytes: self.rx_bytes.get(),
+            tx_packets: self.tx.packets.get(),
+            tx_bytes: self.tx.bytes.get(),
+            rx_packets: self.rx.packets.get(),
+            rx_bytes: self.rx.bytes.get(),
             first_ns: self.first_ns.get(),
-            last_ns: self.last_ns.get(),
+            last_ns: if tx_last > rx_last { tx_last } else { rx_last },
             epoch: self.epoch.get(),
             rule: self.rule.get(),
-            tx_next: self.tx_next.get(),
-            rx_next: self.rx_next.get(),
             verdict: self.verdict.get(),
             reason: self.reason.get(),
             direction: self.direction.get(),
             app: self.app.get(),
-            tx_payloads: self.tx_payloads.get(),
-            rx_payloads: self.rx_payloads.get(),
-            tx_flags: self.tx_flags.get(),
-            rx_flags: self.rx_flags.get(),
+            tx_flags: self.tx.tcp_flags.get(),
+            rx_flags: self.rx.tcp_flags.get(),
             flags: self.flags.get(),
-            pad: [0; 7],
-        }
-    }
-}
-
-#[cfg(feature = "user")]
-impl From<&FlowData> for FlowCell {
-    fn from(flow: &FlowData) -> Self {
-        Self {
-            tx_packets: Cell::new(flow.tx_packets),
-            tx_bytes: Cell::new(flow.tx_bytes),
-            rx_packets: Cell::new(flow.rx_packets),
-            rx_bytes: Cell::new(flow.rx_bytes),
-            first_ns: Cell::new(flow.first_ns),
-            last_ns: Cell::new(flow.last_ns),
-            epoch: Cell::new(flow.epoch),
-            rule: Cell::new(flow.rule),
-            tx_next: Cell::new(flow.tx_next),
-            rx_next: Cell::new(flow.rx_next),
-            verdict: Cell::new(flow.verdict),
-            reason: Cell::new(flow.reason),
-            direction: Cell::new(flow.direction),
-            app: Cell::new(flow.app),
-            tx_payloads: Cell::new(flow.tx_payloads),
-            rx_payloads: Cell::new(flow.rx_payloads),
-            tx_flags: Cell::new(flow.tx_flags),
-            rx_flags: Cell::new(flow.rx_flags),
-            flags: Cell::new(flow.flags),
-            pad: flow.pad,
+            pad: 0,
         }
     }
 }

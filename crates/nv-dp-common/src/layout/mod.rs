@@ -9,10 +9,12 @@ use core::cell::Cell;
 
 use nv_types::{AppMask, ChainEntry, Decision, MAX_CHAIN, Mode, Reason, RuleId, Verdict};
 
-pub use flow::{EVENT_FLOW, EVENT_PACKET, EventValue, FlowCell, FlowData, FlowKeyValue, direction_of};
+pub use flow::{
+    EVENT_FLOW, EVENT_PACKET, EventValue, FlowCell, FlowData, FlowKeyValue, SideCell, direction_of,
+};
 
 /// Version of everything in this module; stored at [`STATE_ABI`] of the state table and checked at adoption.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Entry of the state table that holds [`ABI_VERSION`].
 pub const STATE_ABI: u32 = 0;
@@ -311,13 +313,12 @@ const _: () = {
     assert!(size_of::<OwnKey>() == 20);
     assert!(size_of::<Switches>() == 16);
     assert!(size_of::<FlowKeyValue>() == 44);
-    assert!(size_of::<FlowData>() == 80);
-    assert!(size_of::<FlowCell>() == size_of::<FlowData>());
-    assert!(core::mem::offset_of!(FlowCell, epoch) == core::mem::offset_of!(FlowData, epoch));
-    assert!(core::mem::offset_of!(FlowCell, flags) == core::mem::offset_of!(FlowData, flags));
-    assert!(core::mem::offset_of!(FlowData, flags) == 72);
+    assert!(size_of::<FlowData>() == 64);
+    // With the key (48) and the kernel's own part of an element (48) a multiple of a cache line, and the parts on lines of their own.
+    assert!(size_of::<FlowCell>() == 160);
+    assert!(core::mem::offset_of!(FlowCell, tx) == 32 && core::mem::offset_of!(FlowCell, rx) == 96);
     assert!(size_of::<FragmentKey>() == 44);
     assert!(size_of::<FragmentValue>() == 16);
     assert!(size_of::<CounterCell>() == COUNTER_WORDS * 8);
-    assert!(size_of::<EventValue>() == 136);
+    assert!(size_of::<EventValue>() == 120);
 };

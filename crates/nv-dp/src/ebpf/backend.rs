@@ -5,7 +5,7 @@ use std::os::fd::AsFd as _;
 
 use aya::maps::IterableMap as _;
 use nix::time::{ClockId, clock_gettime};
-use nv_dp_common::layout::{EventValue, FlowData, FlowKeyValue};
+use nv_dp_common::layout::{EventValue, FlowCell, FlowData, FlowKeyValue};
 use nv_dp_common::timeout::idle_ns;
 use nv_types::{Direction, FlowState, IpProto, PolicyImage, Revision};
 
@@ -33,13 +33,13 @@ impl EbpfDatapath {
     fn each_flow(&self, mut each: impl FnMut(FlowKeyValue, FlowData)) -> Result<(), DatapathError> {
         let table = self.maps.flows.map().fd().as_fd();
         let mut keys = vec![[0; size_of::<FlowKeyValue>()]; READ_BATCH];
-        let mut values = vec![[0; size_of::<FlowData>()]; READ_BATCH];
+        let mut values = vec![[0; size_of::<FlowCell>()]; READ_BATCH];
         let mut place = Place::default();
         loop {
             let (read, more) = read_batch(table, &mut place, &mut keys, &mut values)
                 .map_err(|error| fault("read the flows", &error))?;
             for (key, flow) in keys.iter().zip(&values).take(read) {
-                each(FlowKeyValue::from_bytes(key), FlowData::from_bytes(flow));
+                each(FlowKeyValue::from_bytes(key), FlowCell::from_bytes(flow).data());
             }
             if !more {
                 return Ok(());

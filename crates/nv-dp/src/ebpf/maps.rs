@@ -6,7 +6,7 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, IterableMap as _, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf};
 use aya::{Ebpf, Pod};
 use nv_dp_common::layout::{
-    AddressData, AddressValue, COUNTER_WORDS, ChainValue, EndpointValue, FlowData, FlowKeyValue, OwnKey,
+    AddressData, AddressValue, COUNTER_WORDS, ChainValue, EndpointValue, FlowCell, FlowKeyValue, OwnKey,
     PairKey, PortData, SLOT_BIT, Switches,
 };
 
@@ -26,7 +26,7 @@ pub(crate) struct Maps {
     pub(crate) pairs: HashMap<MapData, [u8; size_of::<PairKey>()], u32>,
     pub(crate) ports: LpmTrie<MapData, [u8; size_of::<PortData>()], u32>,
     pub(crate) chains: HashMap<MapData, u32, [u8; size_of::<ChainValue>()]>,
-    pub(crate) flows: HashMap<MapData, [u8; size_of::<FlowKeyValue>()], [u8; size_of::<FlowData>()]>,
+    pub(crate) flows: HashMap<MapData, [u8; size_of::<FlowKeyValue>()], [u8; size_of::<FlowCell>()]>,
     pub(crate) events: RingBuf<MapData>,
     pub(crate) lost: PerCpuArray<MapData, u64>,
     pub(crate) specs: HashMap<MapData, u32, [u8; SPEC_BYTES]>,
