@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use nv_policy::{PolicyInput, PolicyState, Touched, compile, encode};
+use nv_policy::{PolicyInput, PolicyState, Touched, encode};
 use nv_types::{
     Direction, FiveTuple, FlowRecord, Mode, Node, NodeId, Revision, Timestamp, UnknownEndpoint, Verdict,
     Workload, WorkloadId, keys,
 };
 
 use crate::book::AddressBook;
+use crate::compiled::Compiled;
 use crate::endpoints::{Endpoints, try_again};
 use crate::io::{Effect, Facts, FlowSample, Input, Switches};
 
@@ -29,6 +30,8 @@ pub struct Agent {
     stored: BTreeSet<String>,
     endpoints: Endpoints,
     book: AddressBook,
+    /// What was compiled last, and of what.
+    policy: Option<Compiled>,
     dirty: bool,
     /// Revision and workloads of the image that is being put in force.
     applying: Option<(Revision, BTreeSet<WorkloadId>)>,
@@ -60,6 +63,7 @@ impl Agent {
             stored: BTreeSet::new(),
             endpoints: Endpoints::default(),
             book: AddressBook::default(),
+            policy: None,
             dirty: false,
             applying: None,
             refusals: 0,
@@ -304,31 +308,24 @@ impl Agent {
         self.dirty = false;
         self.retry = None;
         let input = self.input();
-        match compile(&input, &self.node, self.seen) {
-            Ok(compiled) => {
-                self.degraded.remove("policy");
-                self.book = AddressBook::new(&input);
-                let workloads = compiled
-                    .image
-                    .locals
-                    .iter()
-                    .map(|local| local.workload.clone())
-                    .collect();
-                self.applying = Some((self.seen, workloads));
-                let switches = self.switches(&input);
-                self.effects.push_back(Effect::Apply {
-                    image: Box::new(compiled.image),
-                    switches,
-                });
-            }
-            Err(error) => {
-                self.degraded.insert(
-                    "policy".into(),
-                    format!("the policy is not put in force: {error}"),
-                );
-                self.report_node();
-            }
-        }
+        let compiled = match self.policy.take() {
+            Some(before) => before.update(input, self.seen),
+            None => Compiled::new(input, &self.node, self.seen),
+        };
+        match compiled.refused() {
+            Some(words) => self.degraded.insert("policy".into(), words),
+            None => self.degraded.remove("policy"),
+        };
+        let image = compiled.image();
+        self.book = AddressBook::new(compiled.input());
+        let workloads = image.locals.iter().map(|local| local.workload.clone()).collect();
+        self.applying = Some((self.seen, workloads));
+        self.effects.push_back(Effect::Apply {
+            image: Box::new(image),
+            switches: self.switches(compiled.input()),
+        });
+        self.policy = Some(compiled);
+        self.report_node();
     }
 
     fn applied(&mut self, result: Result<(), String>) {

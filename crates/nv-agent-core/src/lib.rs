@@ -20,6 +20,7 @@
 
 mod agent;
 mod book;
+mod compiled;
 mod endpoints;
 mod io;
 

@@ -377,8 +377,11 @@ proptest! {
         let mut input = PolicyInput::default();
         let mut compiler = Compiler::new(&input, &node, Revision(0));
         let mut image = compiler.image();
+        // Whoever does not know what changed may compare.
+        let mut comparing = Compiler::new(&input, &node, Revision(0));
         for (revision, batch) in (1..).zip(&batches) {
             let mut changes = Vec::new();
+            let before = input.clone();
             for step in batch {
                 changes.extend(perform(&mut input, step));
             }
@@ -387,6 +390,9 @@ proptest! {
             let now = compiler.image();
             prop_assert_eq!(padded(image.clone()), padded(now.clone()), "delta of {:?}", batch);
             let anew = Compiler::new(&input, &node, Revision(revision));
+            comparing.update(&input, &Change::between(&before, &input), Revision(revision));
+            prop_assert_eq!(comparing.refused(), anew.refused());
+            prop_assert_eq!(meant(&comparing, &comparing.image()), meant(&anew, &anew.image()), "compared, after {:?}", batch);
             prop_assert_eq!(compiler.refused(), anew.refused());
             prop_assert_eq!(meant(&compiler, &now), meant(&anew, &anew.image()), "after {:?}", batch);
             prop_assert_eq!(compiler.diagnostics(), anew.diagnostics());

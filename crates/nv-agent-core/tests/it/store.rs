@@ -1,7 +1,7 @@
 //! What the agent makes of its store, and what it writes there.
 
 use nv_policy::encode;
-use nv_types::{Mode, Revision, keys};
+use nv_types::{Action, Mode, Revision, keys};
 
 use crate::world::{SECOND, World, node, workload};
 
@@ -118,6 +118,28 @@ fn a_value_that_cannot_be_read_is_named_and_the_last_good_form_stays() {
     );
     let good = encode(&key, &nv_policy::StoredMode { mode: Mode::Discover }).unwrap();
     world.store.write(&key, Some(good));
+    world.settle();
+    assert!(world.node.clone().unwrap().degraded.is_empty());
+}
+
+#[test]
+fn a_rule_that_does_not_fit_is_named_and_the_others_are_in_force() {
+    let mut world = World::new();
+    world.resync();
+    world.up(&workload("web", "n1", 7));
+    world.settle();
+    for (id, app) in (1..).zip(nv_types::Application::all().take(8)) {
+        let action = if id % 2 == 0 { Action::Allow } else { Action::Deny };
+        let mut rule = nv_policy::rule(id, "containers", "containers", "any", action).unwrap();
+        rule.applications = vec![app];
+        world.write(&keys::rule(rule.id), &rule);
+    }
+    world.settle();
+    let node = world.node.clone().unwrap();
+    assert_eq!(node.revision, world.applied.clone().unwrap().0);
+    let words = node.degraded.join("; ");
+    assert!(words.contains("rule 8 is not in force"), "{words}");
+    world.store.write(&keys::rule(nv_types::RuleId(1)), None);
     world.settle();
     assert!(world.node.clone().unwrap().degraded.is_empty());
 }
