@@ -56,6 +56,40 @@ pub enum Diagnostic {
         /// The rules that meet there, in order.
         meeting: Vec<RuleId>,
     },
+    /// A rule that can never match, whatever workloads come ([`review`](crate::review)).
+    Shadowed {
+        /// Rule.
+        rule: RuleId,
+        /// Earlier rules that match all that it does, the first few.
+        by: Vec<RuleId>,
+    },
+    /// A rule of which an earlier one takes a part and decides otherwise ([`review`](crate::review)).
+    Conflict {
+        /// Rule.
+        rule: RuleId,
+        /// Earlier rules of the other action that it meets, the first few.
+        with: Vec<RuleId>,
+    },
+}
+
+impl Diagnostic {
+    /// The rule that it is about, if it is one.
+    #[must_use]
+    pub const fn rule(&self) -> Option<RuleId> {
+        match self {
+            Self::Group { .. } => None,
+            Self::UnknownGroup { rule, .. }
+            | Self::Refused { rule, .. }
+            | Self::Shadowed { rule, .. }
+            | Self::Conflict { rule, .. } => Some(*rule),
+        }
+    }
+
+    /// Whether something does not do what it says; otherwise it is only worth knowing.
+    #[must_use]
+    pub const fn is_fault(&self) -> bool {
+        !matches!(self, Self::Conflict { .. })
+    }
 }
 
 impl std::fmt::Display for Diagnostic {
@@ -70,6 +104,28 @@ impl std::fmt::Display for Diagnostic {
                 "rule {rule} is not in force: rules {} meet on one port with more than 7 different answers by application",
                 list(meeting)
             ),
+            Self::Shadowed { rule, by } => match by.as_slice() {
+                [one] => write!(
+                    f,
+                    "rule {rule} can never match: rule {one} comes first and matches all that it does"
+                ),
+                many => write!(
+                    f,
+                    "rule {rule} can never match: rules {} come first and match all that it does",
+                    list(many)
+                ),
+            },
+            Self::Conflict { rule, with } => match with.as_slice() {
+                [one] => write!(
+                    f,
+                    "rule {rule} holds in part only: rule {one} comes first and decides otherwise where they meet"
+                ),
+                many => write!(
+                    f,
+                    "rule {rule} holds in part only: rules {} come first and decide otherwise where they meet",
+                    list(many)
+                ),
+            },
         }
     }
 }

@@ -77,6 +77,11 @@ impl<'a> Book<'a> {
         book
     }
 
+    /// Prefixes of address groups.
+    pub(crate) fn prefixes(&self) -> impl Iterator<Item = IpPrefix> + '_ {
+        self.prefixes.iter().map(|(prefix, _)| *prefix)
+    }
+
     /// The workload as one end of a flow.
     #[must_use]
     pub fn workload(&self, workload: &Workload) -> Party {
