@@ -104,6 +104,14 @@ const KINDS: &[(&str, &[&str], &[&str])] = &[
 
 /// Reads a file's documents as the controller wants them.
 pub(crate) fn read(path: &Path) -> Result<Vec<Value>, CtlError> {
+    parse(&text(path)?).map_err(|problem| CtlError::File {
+        file: path.display().to_string(),
+        problem,
+    })
+}
+
+/// A file, or standard input, that is not too large.
+pub(crate) fn text(path: &Path) -> Result<String, CtlError> {
     let file = path.display().to_string();
     let problem = |problem: String| CtlError::File {
         file: file.clone(),
@@ -122,11 +130,12 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Value>, CtlError> {
     if u64::try_from(text.len()).unwrap_or(u64::MAX) > MAX_FILE {
         return Err(problem("larger than 8 MiB".to_owned()));
     }
-    parse(&text).map_err(problem)
+    Ok(text)
 }
 
-pub(crate) fn parse(text: &str) -> Result<Vec<Value>, String> {
-    let options = serde_saphyr::options! {
+/// How files are read: nothing twice, and nothing without end.
+pub(crate) fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_anchors: 64,
             max_aliases: 256,
@@ -135,9 +144,12 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Value>, String> {
             max_events: 2_000_000,
         },
         duplicate_keys: serde_saphyr::DuplicateKeyPolicy::Error,
-    };
+    }
+}
+
+pub(crate) fn parse(text: &str) -> Result<Vec<Value>, String> {
     let documents: Vec<Document> =
-        serde_saphyr::from_multiple_with_options(text, options).map_err(|error| error.to_string())?;
+        serde_saphyr::from_multiple_with_options(text, options()).map_err(|error| error.to_string())?;
     if documents.is_empty() {
         return Err("holds no document".to_owned());
     }

@@ -36,6 +36,7 @@ mod layers;
 mod neuvector;
 mod note;
 mod objects;
+mod outline;
 mod select;
 mod yaml;
 
@@ -50,6 +51,7 @@ pub use yaml::Place;
 
 use crate::input::PolicyInput;
 use objects::{Importer, Meta};
+pub use outline::{Outline, outline};
 
 /// A form that policies are written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

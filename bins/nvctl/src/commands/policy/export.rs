@@ -72,6 +72,16 @@ async fn policy(client: &Client) -> Result<PolicyInput, CtlError> {
     Ok(input)
 }
 
+/// As [`policy`], with the settings.
+pub(super) async fn policy_and_settings(client: &Client) -> Result<PolicyInput, CtlError> {
+    let mut input = policy(client).await?;
+    let answer = client.get("/v1/settings", &[]).await?;
+    let settings = answer.get("settings").cloned().unwrap_or_default();
+    input.settings =
+        serde_json::from_value(settings).map_err(|error| client.garbled(format!("settings: {error}")))?;
+    Ok(input)
+}
+
 async fn items(client: &Client, path: &str, list: &str) -> Result<Vec<Value>, CtlError> {
     let mut answer = client.get(path, &[]).await?;
     match answer.get_mut(list).map(Value::take) {

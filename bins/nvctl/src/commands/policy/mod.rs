@@ -1,6 +1,9 @@
 //! Policy files: from and to other forms.
 
+mod cases;
+mod check;
 mod export;
+mod file;
 mod import;
 
 use std::path::PathBuf;
@@ -15,6 +18,48 @@ use crate::output::note;
 /// Policy files.
 #[derive(Debug, Subcommand)]
 pub enum PolicyCommand {
+    /// Check policy files without a controller: what would be refused, what can never match, what contradicts itself.
+    ///
+    /// A finding is one line, FILE:LINE:COLUMN: LEVEL: words. Errors would be refused; warnings do not do what they say; notes are worth
+    /// knowing. Services (groups nv.*) are taken for running.
+    #[command(
+        after_help = "Exit code 4: there is an error or a warning.\n\nExamples:\n  nvctl policy check policy.yaml\n  \
+                            nvctl policy check *.yaml -o json"
+    )]
+    Check {
+        /// Policy files as for 'nvctl apply', all of one policy; `-` is standard input.
+        #[arg(value_name = "FILE", required = true)]
+        file: Vec<PathBuf>,
+    },
+    /// Say what a policy file would change: between whom, on which ports, for which applications.
+    #[command(
+        after_help = "Only flows whose verdict changes are listed.\n\nExamples:\n  nvctl policy diff policy.yaml\n  \
+                            nvctl policy diff new.yaml --against old.yaml"
+    )]
+    Diff {
+        /// Policy file; `-` is standard input.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Compare two files, each by itself, without a controller.
+        #[arg(long, value_name = "FILE")]
+        against: Option<PathBuf>,
+    },
+    /// Run test cases against a policy, without a controller.
+    #[command(
+        after_help = "Exit code 4: a case failed.\n\nA file of cases:\n  policy: [policy.yaml]          # relative to this file\n  \
+                            workloads:\n    - {name: web-1, service: web, labels: {tier: front}, address: 10.0.0.2}\n    - {name: app-1, service: app}\n  \
+                            cases:\n    - {from: web-1, to: app-1, port: tcp/8080, app: HTTP, expect: allow, rule: 1}\n    \
+                            - {name: nobody else, from: 192.0.2.1, to: app-1, port: 8080, expect: deny}\n\nExamples:\n  \
+                            nvctl policy test tests.yaml --junit report.xml"
+    )]
+    Test {
+        /// File of cases; `-` is standard input.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Write the outcome as JUnit XML, too.
+        #[arg(long, value_name = "FILE")]
+        junit: Option<PathBuf>,
+    },
     /// Turn NeuVector's resources, Kubernetes NetworkPolicies or Cilium's policies into documents for 'nvctl apply'.
     ///
     /// What could not be carried over is listed on standard error, with object, path and line.
@@ -78,6 +123,9 @@ impl From<FormArg> for Form {
 
 pub(super) async fn run(context: &Context, command: PolicyCommand) -> Result<u8, CtlError> {
     match command {
+        PolicyCommand::Check { file } => check::check(context, &file),
+        PolicyCommand::Diff { file, against } => check::difference(context, &file, against.as_deref()).await,
+        PolicyCommand::Test { file, junit } => cases::run(context, &file, junit.as_deref()),
         PolicyCommand::Import { file, form, strict } => {
             import::run(context, &file, form.map(Form::from), strict)
         }
