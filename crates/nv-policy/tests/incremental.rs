@@ -351,13 +351,18 @@ fn padded(mut image: PolicyImage) -> PolicyImage {
     image
 }
 
+/// Ten thousand cases in CI, a few elsewhere, or as many as PROPTEST_CASES says.
 fn cases() -> ProptestConfig {
-    let cases = std::env::var("PROPTEST_CASES")
+    let few = if std::env::var_os("CI").is_some() {
+        10_000
+    } else {
+        300
+    };
+    let asked = std::env::var("PROPTEST_CASES")
         .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(300);
+        .and_then(|text| text.parse().ok());
     ProptestConfig {
-        cases,
+        cases: asked.unwrap_or(few),
         failure_persistence: None,
         ..ProptestConfig::default()
     }
