@@ -126,7 +126,7 @@ pub enum Command {
                             kind: Group        name, comment, criteria: [{key, op, value}]\n  \
                             kind: Rule         id (optional), from, to, ports, applications, action, comment, disable\n  \
                             kind: ServiceMode  service, mode: Discover|Monitor|Protect\n  \
-                            kind: Settings     contention, icmp_policy, new_service_mode, unknown_endpoint, failsafe_ports")]
+                            kind: Settings     contention, icmp_policy, new_service_mode, network_mode, unknown_endpoint, failsafe_ports")]
     Apply {
         /// YAML or JSON; `-` is standard input.
         #[arg(short, long, required = true, value_name = "FILE")]

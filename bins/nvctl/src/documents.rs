@@ -50,6 +50,8 @@ struct Document {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     new_service_mode: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    network_mode: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     unknown_endpoint: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     deny_response: Option<String>,
@@ -95,6 +97,7 @@ const KINDS: &[(&str, &[&str], &[&str])] = &[
             "contention",
             "icmp_policy",
             "new_service_mode",
+            "network_mode",
             "unknown_endpoint",
             "deny_response",
             "failsafe_ports",

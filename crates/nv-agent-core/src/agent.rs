@@ -294,7 +294,12 @@ impl Agent {
         let unknown = match input.settings.unknown_endpoint {
             UnknownEndpoint::Deny => Verdict::Deny,
             UnknownEndpoint::Allow => Verdict::Allow,
-            UnknownEndpoint::Auto if input.modes.values().any(|mode| *mode == Mode::Protect) => Verdict::Deny,
+            UnknownEndpoint::Auto
+                if input.settings.network_mode == Some(Mode::Protect)
+                    || input.modes.values().any(|mode| *mode == Mode::Protect) =>
+            {
+                Verdict::Deny
+            }
             UnknownEndpoint::Auto => Verdict::Allow,
         };
         Switches {

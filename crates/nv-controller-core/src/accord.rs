@@ -105,7 +105,14 @@ impl Controller {
     /// Whether both ends are in Discover now: what is reported late, of a flow from before, must not open what has been closed since.
     fn still_learns(&self, observation: &Observation) -> bool {
         let input = self.state.input();
-        let mode = |group: &GroupName| input.modes.get(group).copied();
+        let mode = |group: &GroupName| {
+            let own = input.modes.get(group).copied()?;
+            Some(if group.as_str() == nv_types::reserved::NODES {
+                own
+            } else {
+                input.service_mode(group)
+            })
+        };
         let (client, server) = (mode(&observation.from), mode(&observation.to));
         nv_types::effective_mode(client, server, input.settings.contention) == Some(Mode::Discover)
     }

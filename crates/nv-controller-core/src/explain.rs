@@ -97,10 +97,15 @@ fn group(book: &Book<'_>, input: &PolicyInput, text: &str) -> Option<Party> {
         .values()
         .map(|workload| book.workload(workload))
         .find(|party| party.groups.contains(&group));
-    Some(member.unwrap_or_else(|| Party {
-        mode: input.modes.get(&group).copied(),
-        groups: BTreeSet::from([group]),
-        workload: None,
-        node: None,
+    Some(member.unwrap_or_else(|| {
+        Party {
+            mode: input
+                .modes
+                .contains_key(&group)
+                .then(|| input.service_mode(&group)),
+            groups: BTreeSet::from([group]),
+            workload: None,
+            node: None,
+        }
     }))
 }

@@ -36,13 +36,15 @@ impl PolicyInput {
     /// The mode of the service that a workload belongs to; `None` when the workload is not managed.
     #[must_use]
     pub fn mode_of(&self, workload: &Workload) -> Option<Mode> {
-        let group = workload.service_group()?;
-        Some(
-            self.modes
-                .get(&group)
-                .copied()
-                .unwrap_or(self.settings.new_service_mode),
-        )
+        Some(self.service_mode(&workload.service_group()?))
+    }
+
+    /// The mode of a service that counts: the one of all services, if there is one, or its own.
+    #[must_use]
+    pub fn service_mode(&self, group: &GroupName) -> Mode {
+        let own = || self.modes.get(group).copied();
+        let mode = self.settings.network_mode.or_else(own);
+        mode.unwrap_or(self.settings.new_service_mode)
     }
 
     /// Makes the learned group of a workload's service, if it is not there. Gives its name when it was made.
@@ -128,6 +130,23 @@ pub(crate) mod tests {
             }],
             ..Workload::new(id.parse().unwrap(), node.parse().unwrap(), id)
         }
+    }
+
+    #[test]
+    fn one_mode_for_all_services() {
+        let mut input = PolicyInput::default();
+        let web = workload("web", "n1", "10.0.0.2");
+        let group = web.service_group().unwrap();
+        assert_eq!(input.mode_of(&web), Some(Mode::Discover), "of new services");
+        input.modes.insert(group.clone(), Mode::Monitor);
+        assert_eq!(input.service_mode(&group), Mode::Monitor);
+        input.settings.network_mode = Some(Mode::Protect);
+        assert_eq!(
+            (input.service_mode(&group), input.mode_of(&web)),
+            (Mode::Protect, Some(Mode::Protect))
+        );
+        input.settings.network_mode = None;
+        assert_eq!(input.mode_of(&web), Some(Mode::Monitor), "its own comes back");
     }
 
     #[test]

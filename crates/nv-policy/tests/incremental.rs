@@ -71,6 +71,7 @@ enum Step {
     },
     Contention(bool),
     Icmp(bool),
+    Network(Option<usize>),
 }
 
 fn workload(
@@ -165,6 +166,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0u8..2, prop::option::of(1u8..10)).prop_map(|(number, address)| Step::Node { number, address }),
         1 => any::<bool>().prop_map(Step::Contention),
         1 => any::<bool>().prop_map(Step::Icmp),
+        1 => prop::option::of(0_usize..3).prop_map(Step::Network),
     ]
 }
 
@@ -274,6 +276,10 @@ fn perform(input: &mut PolicyInput, step: &Step) -> Vec<Change> {
         }
         Step::Icmp(on) => {
             input.settings.icmp_policy = on;
+            Vec::new()
+        }
+        Step::Network(mode) => {
+            input.settings.network_mode = mode.map(|mode| MODES[mode]);
             Vec::new()
         }
     }

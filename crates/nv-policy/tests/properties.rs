@@ -106,10 +106,12 @@ prop_compose! {
         rules in rules(),
         basic: bool,
         icmp_policy: bool,
+        network_mode in 0_usize..12,
     ) -> PolicyInput {
         let mut input = PolicyInput::default();
         input.settings.contention = if basic { Contention::Basic } else { Contention::Restrictive };
         input.settings.icmp_policy = icmp_policy;
+        input.settings.network_mode = network_mode.checked_sub(9).map(|mode: usize| MODES[mode]);
         for (number, label) in labels.into_iter().enumerate() {
             let workload = workload(number, label, if number % 2 == 0 { "n1" } else { "n2" });
             input.add_service_group(&workload);

@@ -88,6 +88,8 @@ pub struct PolicySettings {
     pub icmp_policy: bool,
     /// Mode of a service that shows up for the first time.
     pub new_service_mode: Mode,
+    /// One mode for all services instead of their own (NeuVector's `net_service_policy_mode`); `nodes` keeps its own.
+    pub network_mode: Option<Mode>,
     /// What an interface may do before its workload is known.
     pub unknown_endpoint: UnknownEndpoint,
     /// What the client of a denied flow sees.
@@ -133,6 +135,7 @@ impl Default for PolicySettings {
             contention: Contention::Restrictive,
             icmp_policy: true,
             new_service_mode: Mode::Discover,
+            network_mode: None,
             unknown_endpoint: UnknownEndpoint::Auto,
             deny_response: DenyResponse::Drop,
             failsafe_ports: alloc::vec![tcp(22), tcp(10443), tcp(18400), tcp(18401)],

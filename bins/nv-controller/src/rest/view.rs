@@ -178,13 +178,9 @@ pub(crate) fn groups(core: &Controller) -> Vec<rest::Group> {
             comment: group.comment.clone(),
             learned: group.origin == Some(nv_types::Tier::Learned),
             reserved: false,
-            policy_mode: group.is_service().then(|| {
-                input
-                    .modes
-                    .get(&group.name)
-                    .unwrap_or(&input.settings.new_service_mode)
-                    .to_string()
-            }),
+            policy_mode: group
+                .is_service()
+                .then(|| input.service_mode(&group.name).to_string()),
             domain: group.domain.clone(),
             creater_domains: Vec::new(),
             kind: kind(group.kind).into(),
@@ -255,11 +251,7 @@ pub(crate) fn service(core: &Controller, name: &GroupName, members: &[&Workload]
     rest::Service {
         name: name.to_string(),
         comment: group.map(|group| group.comment.clone()).unwrap_or_default(),
-        policy_mode: input
-            .modes
-            .get(name)
-            .unwrap_or(&input.settings.new_service_mode)
-            .to_string(),
+        policy_mode: input.service_mode(name).to_string(),
         domain: group.map(|group| group.domain.clone()).unwrap_or_default(),
         platform_role: String::new(),
         members: members.iter().map(|workload| member(core, workload)).collect(),

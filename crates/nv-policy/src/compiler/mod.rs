@@ -62,6 +62,7 @@ pub struct Compiler {
     contention: Contention,
     icmp_policy: bool,
     new_service_mode: Mode,
+    network_mode: Option<Mode>,
     members: Members,
     rules: Rules,
     outside: Outside,
@@ -103,6 +104,7 @@ impl Compiler {
             contention: input.settings.contention,
             icmp_policy: input.settings.icmp_policy,
             new_service_mode: input.settings.new_service_mode,
+            network_mode: input.settings.network_mode,
             members: Members::new(),
             rules: Rules::default(),
             outside: Outside::default(),
@@ -142,9 +144,16 @@ impl Compiler {
             input.settings.contention,
             input.settings.icmp_policy,
             input.settings.new_service_mode,
+            input.settings.network_mode,
         );
         if changes.contains(&Change::All)
-            || settings != (self.contention, self.icmp_policy, self.new_service_mode)
+            || settings
+                != (
+                    self.contention,
+                    self.icmp_policy,
+                    self.new_service_mode,
+                    self.network_mode,
+                )
         {
             let before = self.image();
             *self = Self::new(input, &self.node.clone(), revision);
@@ -179,7 +188,7 @@ impl Compiler {
                     self.todo.outside = true;
                 }
                 let members: Vec<Wx> = self.members.of_service(name).collect();
-                let mode = input.modes.get(name).copied().unwrap_or(self.new_service_mode);
+                let mode = input.service_mode(name);
                 for number in members {
                     if let Some(workload) = self.members.workload_mut(number) {
                         workload.mode = Some(mode);
