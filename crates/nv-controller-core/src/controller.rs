@@ -12,6 +12,7 @@ use crate::draft::Draft;
 use crate::error::CommandError;
 use crate::explain::{Asked, UnknownEnd};
 use crate::flows::{FlowFilter, FlowLog, FlowView, Followed};
+use crate::hits::{Hits, RuleHits};
 use crate::learning::Learner;
 use crate::violation::{Violation, Violations};
 
@@ -47,6 +48,7 @@ pub struct Controller {
     flows: FlowLog,
     conversations: Conversations,
     violations: Violations,
+    hits: RuleHits,
     pub(crate) learner: Learner,
     /// Services whose group is to be made.
     pub(crate) new_services: BTreeSet<GroupName>,
@@ -119,6 +121,7 @@ impl Controller {
             return;
         }
         self.revisions.remove(key);
+        self.hits.forget(key);
         let touched = self.state.delete(key);
         self.touched(touched, revision);
     }
@@ -134,6 +137,7 @@ impl Controller {
             .iter()
             .map(|(key, _, revision)| ((*key).to_owned(), *revision))
             .collect();
+        self.hits.retain(&self.revisions);
         self.state
             .resync(entries.iter().map(|(key, value, _)| (*key, *value)));
         self.revision = revision;
@@ -304,6 +308,9 @@ impl Controller {
             };
             self.conversations.take(record, &delta, input);
             self.violations.take(record, &delta, input, now);
+            if delta.is_decided {
+                self.hits.take(record, &self.revisions);
+            }
             self.learner.take(record, input, now);
         }
     }
@@ -336,6 +343,12 @@ impl Controller {
     /// Violations, newest last.
     pub fn violations(&self) -> impl DoubleEndedIterator<Item = &Violation> {
         self.violations.list()
+    }
+
+    /// What a rule has decided since the start.
+    #[must_use]
+    pub fn hits(&self, rule: RuleId) -> Hits {
+        self.hits.of(rule)
     }
 
     /// The newest flows that the filter lets through, oldest first, at most `limit`.

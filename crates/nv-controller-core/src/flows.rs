@@ -97,6 +97,8 @@ pub struct Followed {
 pub(crate) struct Delta {
     /// First record of the flow.
     pub(crate) is_new: bool,
+    /// First word on the flow, or another than before: who decided it counts it.
+    pub(crate) is_decided: bool,
     /// Verdict or application are other than before.
     pub(crate) is_changed: bool,
     /// Bytes of both directions since the last record.
@@ -164,11 +166,13 @@ impl FlowLog {
         let delta = match before {
             None => Delta {
                 is_new: true,
+                is_decided: true,
                 is_changed: true,
                 bytes,
             },
             Some(before) => Delta {
                 is_new: false,
+                is_decided: before.decision != record.decision,
                 is_changed: before.decision != record.decision || before.application != record.application,
                 // Totals that fall are those of a new flow on old ports.
                 bytes: bytes.checked_sub(before.bytes).unwrap_or(bytes),

@@ -27,6 +27,7 @@ mod draft;
 mod error;
 mod explain;
 mod flows;
+mod hits;
 mod learning;
 mod violation;
 
@@ -36,4 +37,5 @@ pub use conversation::{Conversation, ConversationEntry, Endpoint, EndpointKind};
 pub use error::{CommandError, ErrorKind};
 pub use explain::{Asked, UnknownEnd};
 pub use flows::{FlowFilter, FlowView, Followed};
+pub use hits::Hits;
 pub use violation::Violation;

@@ -7,8 +7,9 @@ use nv_api::rest::{AuthRequest, ErrorBody, Token, TokenData};
 
 use super::body::Body;
 use super::error::ApiError;
-use super::{App, Source};
+use super::{App, Source, view};
 use crate::auth::LoginError;
+use crate::users;
 
 impl From<LoginError> for ApiError {
     fn from(error: LoginError) -> Self {
@@ -36,20 +37,31 @@ pub(super) async fn login(
             "new_password: a password is changed by PATCH /v1/user/:fullname",
         ));
     }
+    let (count, last) = app.auth.logins(&password.username);
     let (token, session) = app
         .auth
         .login(&password.username, &password.password, source.0)
         .await
         .inspect_err(|error| tracing::warn!(target: "audit", from = %source.0, ?error, "login refused"))?;
     tracing::info!(target: "audit", user = session.user, from = %source.0, "login");
+    let users = users::list(&app.engine).await.unwrap_or_default();
+    let stored = users.into_iter().find(|user| user.name == session.user);
+    let (email, locale) = stored.map(|user| (user.email, user.locale)).unwrap_or_default();
     Ok(Json(TokenData {
         token: Token {
             token,
             fullname: session.user.clone(),
+            server: String::new(),
             username: session.user,
+            email,
             role: session.role.name().into(),
             timeout: u32::try_from(app.auth.idle().as_secs()).unwrap_or(u32::MAX),
+            locale,
             default_password: false,
+            modify_password: false,
+            last_login_timestamp: view::seconds(last),
+            last_login_at: view::time(last),
+            login_count: count.saturating_add(1),
         },
         password_days_until_expire: -1,
         password_hours_until_expire: 0,

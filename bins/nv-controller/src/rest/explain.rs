@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use nv_api::rest::{Alternative, ErrorBody, Explain, ExplainData, ExplainSide, NearMiss};
-use nv_controller_core::Asked;
+use nv_controller_core::{Asked, Controller};
 use nv_policy::{Explanation, Side};
 use nv_types::{Application, IpProto, PortRange, PortSpec};
 use serde::Deserialize;
@@ -63,17 +63,16 @@ pub(super) async fn explain(
         port,
         app: application,
     };
-    let found = app
-        .engine
-        .core()
+    let core = app.engine.core();
+    let found = core
         .explain(&asked)
         .map_err(|error| ApiError::not_found(error.to_string()))?;
     Ok(Json(ExplainData {
-        explain: answer(found),
+        explain: answer(&core, found),
     }))
 }
 
-fn answer(found: Explanation) -> Explain {
+fn answer(core: &Controller, found: Explanation) -> Explain {
     let side = |side: Side| ExplainSide {
         name: side.label,
         groups: side.groups.iter().map(ToString::to_string).collect(),
@@ -83,7 +82,7 @@ fn answer(found: Explanation) -> Explain {
         verdict: found.decision.verdict.to_string(),
         reason: found.decision.reason.to_string(),
         rule: found.decision.rule.0,
-        rule_detail: found.rule.as_ref().map(view::rule),
+        rule_detail: found.rule.as_ref().map(|rule| view::rule(core, rule)),
         mode: found.mode.map_or_else(String::new, |mode| mode.to_string()),
         from: side(found.client),
         to: side(found.server),
@@ -104,7 +103,7 @@ fn answer(found: Explanation) -> Explain {
             .near_misses
             .iter()
             .map(|near| NearMiss {
-                rule: view::rule(&near.rule),
+                rule: view::rule(core, &near.rule),
                 field: near.field.name().into(),
             })
             .collect(),

@@ -36,10 +36,7 @@ pub(super) async fn show(
     State(app): State<App>,
     Path(name): Path<String>,
 ) -> Result<Json<GroupData>, ApiError> {
-    let found = view::groups(&app.engine.core())
-        .into_iter()
-        .find(|group| group.name == name);
-    found
+    view::group_detail(&app.engine.core(), &name)
         .map(|group| Json(GroupData { group }))
         .ok_or_else(|| ApiError::not_found(format!("there is no group '{name}'")))
 }

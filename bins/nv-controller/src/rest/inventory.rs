@@ -37,9 +37,8 @@ pub(super) async fn workload(
     let core = app.engine.core();
     let found = core.input().workloads.get(id.as_str());
     let found = found.ok_or_else(|| ApiError::not_found(format!("there is no workload '{id}'")))?;
-    let applications = view::served(&core).remove(&id).unwrap_or_default();
     Ok(Json(WorkloadData {
-        workload: view::workload(&core, found, &applications),
+        workload: view::workload_detail(&core, found),
     }))
 }
 
@@ -112,6 +111,7 @@ fn this(app: &App) -> Controller {
         cluster_ip: String::new(),
         leader: true,
         connection_state: "connected".into(),
+        disconnected_at: String::new(),
     }
 }
 

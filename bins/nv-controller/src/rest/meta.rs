@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
+use nv_api::rest::Health;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -11,9 +12,9 @@ use prometheus_client::registry::Registry;
 use super::App;
 
 /// Whether the controller serves.
-#[utoipa::path(get, path = "/healthz", responses((status = 200)))]
-pub(super) async fn health() -> Json<serde_json::Value> {
-    Json(serde_json::json!({"status": "ok"}))
+#[utoipa::path(get, path = "/healthz", responses((status = 200, body = Health)))]
+pub(super) async fn health() -> Json<Health> {
+    Json(Health { status: "ok".into() })
 }
 
 type Labels = Vec<(&'static str, String)>;

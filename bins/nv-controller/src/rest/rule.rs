@@ -68,13 +68,11 @@ fn rule_id(text: &str) -> Result<RuleId, ApiError> {
 /// All rules, in the order in which they are tried.
 #[utoipa::path(get, path = "/v1/policy/rule", params(Page), responses((status = 200, body = RulesData), (status = 400, body = ErrorBody)))]
 pub(super) async fn list(State(app): State<App>, page: Page) -> Result<Json<RulesData>, ApiError> {
-    let rules = app
-        .engine
-        .core()
-        .input()
-        .ordered_rules()
-        .map(view::rule)
-        .collect();
+    let rules = {
+        let core = app.engine.core();
+        let rules = core.input().ordered_rules();
+        rules.map(|rule| view::rule(&core, rule)).collect()
+    };
     Ok(Json(RulesData {
         rules: page.cut(rules)?,
     }))
@@ -84,15 +82,10 @@ pub(super) async fn list(State(app): State<App>, page: Page) -> Result<Json<Rule
 #[utoipa::path(get, path = "/v1/policy/rule/{id}", responses((status = 200, body = RuleData), (status = 404, body = ErrorBody)))]
 pub(super) async fn show(State(app): State<App>, Path(id): Path<String>) -> Result<Json<RuleData>, ApiError> {
     let id = rule_id(&id)?;
-    let rule = app
-        .engine
-        .core()
-        .input()
-        .rules
-        .iter()
-        .find(|rule| rule.id == id)
-        .map(view::rule);
-    rule.map(|rule| Json(RuleData { rule }))
+    let core = app.engine.core();
+    let rule = core.input().rules.iter().find(|rule| rule.id == id);
+    rule.map(|rule| view::rule(&core, rule))
+        .map(|rule| Json(RuleData { rule }))
         .ok_or_else(|| ApiError::not_found(format!("there is no rule '{id}'")))
 }
 
@@ -164,6 +157,11 @@ pub(super) async fn change(
     Body(body): Body<RuleConfigData>,
 ) -> Result<Response, ApiError> {
     let (id, config) = (rule_id(&id)?, body.config);
+    if body.replicate {
+        return Err(ApiError::invalid(
+            "replicate: a rule is one rule; insert a second one for the other direction",
+        ));
+    }
     if config.id != 0 && config.id != id.0 {
         return Err(ApiError::invalid(format!(
             "config.id: {} is not the rule of the path, {id}",

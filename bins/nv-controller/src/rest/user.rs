@@ -123,6 +123,11 @@ pub(super) async fn create(
             "user.username: it is not the same as user.fullname",
         ));
     }
+    if user.server.is_some_and(|server| !server.is_empty()) {
+        return Err(ApiError::invalid(
+            "user.server: users are the controller's own; leave it empty",
+        ));
+    }
     let change = Change {
         password: Some(user.password),
         role: Some(user.role),

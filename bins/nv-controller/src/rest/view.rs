@@ -1,10 +1,14 @@
 //! From the core's objects to REST's.
 
+mod policy;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use nv_api::rest;
 use nv_controller_core::{Controller, Conversation, Endpoint, FlowView, Violation};
-use nv_types::{Application, GroupName, Timestamp, Verdict, Workload, WorkloadState, reserved};
+use nv_types::{Application, Timestamp, Verdict, Workload, WorkloadState};
+
+pub(crate) use policy::{group_detail, groups, rule, service};
 
 /// RFC 3339; empty for no time.
 pub(crate) fn time(at: Timestamp) -> String {
@@ -44,6 +48,16 @@ fn state(core: &Controller, workload: &Workload) -> String {
         .map_or_else(|| "unmanaged".to_owned(), |mode| mode.name().to_lowercase())
 }
 
+/// Mode of its service, in NeuVector's spelling.
+fn mode(core: &Controller, workload: &Workload) -> String {
+    let mode = core.input().mode_of(workload);
+    mode.map_or_else(String::new, |mode| mode.to_string())
+}
+
+fn can_sniff(workload: &Workload) -> bool {
+    workload.state == WorkloadState::Running && !workload.host_network
+}
+
 pub(crate) fn workload(
     core: &Controller,
     workload: &Workload,
@@ -66,11 +80,8 @@ pub(crate) fn workload(
         state: state(core, workload),
         service: workload.service.clone(),
         service_group: workload.service_group().map(String::from).unwrap_or_default(),
-        policy_mode: core
-            .input()
-            .mode_of(workload)
-            .map_or_else(String::new, |mode| mode.to_string()),
-        cap_sniff: workload.state == WorkloadState::Running && !workload.host_network,
+        policy_mode: mode(core, workload),
+        cap_sniff: can_sniff(workload),
         cap_quarantine: false,
         cap_change_mode: true,
         privileged: workload.privileged,
@@ -99,6 +110,35 @@ pub(crate) fn workload(
     }
 }
 
+/// A workload with its groups and the ports that it was seen to serve on.
+pub(crate) fn workload_detail(core: &Controller, found: &Workload) -> rest::WorkloadDetail {
+    let mut names = BTreeSet::new();
+    let mut app_ports: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let conversations = core.conversations();
+    let served = conversations
+        .iter()
+        .filter(|conversation| conversation.to.id == found.id.as_str())
+        .flat_map(|conversation| &conversation.entries);
+    for entry in served {
+        let name = app(entry.application);
+        if !name.is_empty() {
+            names.insert(name.clone());
+            app_ports
+                .entry(port(entry.proto, entry.port))
+                .or_default()
+                .insert(name);
+        }
+    }
+    rest::WorkloadDetail {
+        workload: workload(core, found, &names),
+        groups: core.groups_of(found).iter().map(ToString::to_string).collect(),
+        app_ports: app_ports
+            .into_iter()
+            .map(|(port, names)| (port, names.into_iter().collect::<Vec<_>>().join(",")))
+            .collect(),
+    }
+}
+
 /// Applications that each workload was seen to serve.
 pub(crate) fn served(core: &Controller) -> BTreeMap<String, BTreeSet<String>> {
     let mut served: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -114,155 +154,6 @@ pub(crate) fn served(core: &Controller) -> BTreeMap<String, BTreeSet<String>> {
             .extend(names);
     }
     served
-}
-
-pub(crate) fn member(core: &Controller, workload: &Workload) -> rest::Member {
-    rest::Member {
-        id: workload.id.to_string(),
-        name: workload.name.clone(),
-        display_name: workload.name.clone(),
-        state: state(core, workload),
-    }
-}
-
-/// All groups, the reserved ones first.
-pub(crate) fn groups(core: &Controller) -> Vec<rest::Group> {
-    let members = core.members();
-    let input = core.input();
-    let rules_of = |name: &str| -> Vec<u32> {
-        input
-            .ordered_rules()
-            .filter(|rule| rule.from.as_str() == name || rule.to.as_str() == name)
-            .map(|rule| rule.id.0)
-            .collect()
-    };
-    let members_of = |name: &str| -> Vec<rest::Member> {
-        members
-            .get(name)
-            .into_iter()
-            .flatten()
-            .map(|workload| member(core, workload))
-            .collect()
-    };
-    let mut groups: Vec<rest::Group> = reserved::ALL
-        .iter()
-        .map(|name| rest::Group {
-            name: (*name).to_owned(),
-            comment: String::new(),
-            learned: false,
-            reserved: true,
-            policy_mode: (*name == reserved::NODES)
-                .then(|| input.modes.get(*name).map(ToString::to_string))
-                .flatten(),
-            domain: String::new(),
-            creater_domains: Vec::new(),
-            kind: match *name {
-                reserved::CONTAINERS => "container",
-                reserved::NODES => "node",
-                reserved::INGRESS => "ip_service",
-                _ => "external",
-            }
-            .into(),
-            platform_role: String::new(),
-            cfg_type: "system_defined".into(),
-            cap_change_mode: *name == reserved::NODES,
-            criteria: Vec::new(),
-            members: members_of(name),
-            policy_rules: rules_of(name),
-            response_rules: Vec::new(),
-        })
-        .collect();
-    groups.extend(input.groups.values().map(|group| {
-        rest::Group {
-            name: group.name.to_string(),
-            comment: group.comment.clone(),
-            learned: group.origin == Some(nv_types::Tier::Learned),
-            reserved: false,
-            policy_mode: group
-                .is_service()
-                .then(|| input.service_mode(&group.name).to_string()),
-            domain: group.domain.clone(),
-            creater_domains: Vec::new(),
-            kind: kind(group.kind).into(),
-            platform_role: String::new(),
-            cfg_type: group
-                .origin
-                .map_or("system_defined", nv_types::Tier::cfg_type)
-                .into(),
-            cap_change_mode: group.has_mode(),
-            criteria: group
-                .criteria
-                .iter()
-                .map(|criterion| rest::Criterion {
-                    key: criterion.key.clone(),
-                    value: criterion.value.clone(),
-                    op: criterion.op.as_str().into(),
-                })
-                .collect(),
-            members: members_of(group.name.as_str()),
-            policy_rules: rules_of(group.name.as_str()),
-            response_rules: Vec::new(),
-        }
-    }));
-    groups
-}
-
-const fn kind(kind: nv_types::GroupKind) -> &'static str {
-    match kind {
-        nv_types::GroupKind::Container => "container",
-        nv_types::GroupKind::Address => "address",
-        nv_types::GroupKind::IpService => "ip_service",
-        nv_types::GroupKind::External => "external",
-        nv_types::GroupKind::Node => "node",
-    }
-}
-
-pub(crate) fn rule(rule: &nv_types::Rule) -> rest::Rule {
-    let applications = if rule.applications.is_empty() {
-        vec!["any".to_owned()]
-    } else {
-        rule.applications
-            .iter()
-            .map(|app| app.name().to_owned())
-            .collect()
-    };
-    rest::Rule {
-        id: rule.id.0,
-        comment: rule.comment.clone(),
-        from: rule.from.to_string(),
-        to: rule.to.to_string(),
-        ports: rule.ports.to_string(),
-        action: rule.action.to_string(),
-        applications,
-        learned: rule.tier() == nv_types::Tier::Learned,
-        disable: rule.disable,
-        created_timestamp: seconds(rule.created),
-        last_modified_timestamp: seconds(rule.modified),
-        cfg_type: rule.tier().cfg_type().into(),
-        priority: 0,
-        match_counter: 0,
-        last_match_timestamp: 0,
-    }
-}
-
-pub(crate) fn service(core: &Controller, name: &GroupName, members: &[&Workload]) -> rest::Service {
-    let input = core.input();
-    let group = input.groups.get(name);
-    rest::Service {
-        name: name.to_string(),
-        comment: group.map(|group| group.comment.clone()).unwrap_or_default(),
-        policy_mode: input.service_mode(name).to_string(),
-        domain: group.map(|group| group.domain.clone()).unwrap_or_default(),
-        platform_role: String::new(),
-        members: members.iter().map(|workload| member(core, workload)).collect(),
-        policy_rules: input
-            .ordered_rules()
-            .filter(|rule| rule.from == *name || rule.to == *name)
-            .map(self::rule)
-            .collect(),
-        response_rules: Vec::new(),
-        cap_change_mode: true,
-    }
 }
 
 fn port(proto: nv_types::IpProto, port: u16) -> String {
@@ -326,9 +217,7 @@ pub(crate) fn endpoint(core: &Controller, end: &Endpoint) -> rest::Endpoint {
             .and_then(Workload::service_group)
             .map(String::from)
             .unwrap_or_default(),
-        policy_mode: workload
-            .and_then(|w| core.input().mode_of(w))
-            .map_or_else(String::new, |mode| mode.to_string()),
+        policy_mode: workload.map(|found| mode(core, found)).unwrap_or_default(),
         domain: workload
             .map(|workload| workload.domain.clone())
             .unwrap_or_default(),

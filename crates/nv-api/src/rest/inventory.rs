@@ -90,9 +90,21 @@ wrapper!(
     /// All workloads.
     WorkloadsData { workloads: Vec<Workload> }
 );
+/// A workload with what the list does not say.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct WorkloadDetail {
+    /// As in the list.
+    #[serde(flatten)]
+    pub workload: Workload,
+    /// Groups that it is in.
+    pub groups: Vec<String>,
+    /// Applications that it was seen to serve, by port, such as `tcp/8080`; several with commas between them.
+    pub app_ports: BTreeMap<String, String>,
+}
+
 wrapper!(
     /// One workload.
-    WorkloadData { workload: Workload }
+    WorkloadData { workload: WorkloadDetail }
 );
 
 /// An agent, NeuVector's way.
@@ -156,6 +168,8 @@ pub struct Controller {
     pub leader: bool,
     /// `connected`.
     pub connection_state: String,
+    /// Always empty: the one that answers is connected.
+    pub disconnected_at: String,
 }
 
 wrapper!(

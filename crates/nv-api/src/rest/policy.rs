@@ -20,7 +20,7 @@ fn equal() -> String {
     "=".to_owned()
 }
 
-/// A member of a group.
+/// A member of a group: a workload, in short.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Member {
     /// Workload id.
@@ -29,8 +29,26 @@ pub struct Member {
     pub name: String,
     /// Name for people.
     pub display_name: String,
+    /// Image.
+    pub image: String,
+    /// Domain.
+    pub domain: String,
     /// As a workload's.
     pub state: String,
+    /// Service.
+    pub service: String,
+    /// Its service's learned group.
+    pub service_group: String,
+    /// Mode of its service.
+    pub policy_mode: String,
+    /// Whether captures can be made.
+    pub cap_sniff: bool,
+    /// Whether it can be quarantined; not yet.
+    pub cap_quarantine: bool,
+    /// Whether its mode can be changed.
+    pub cap_change_mode: bool,
+    /// Runs privileged.
+    pub privileged: bool,
 }
 
 /// A group.
@@ -67,6 +85,46 @@ pub struct Group {
     pub policy_rules: Vec<u32>,
     /// Always empty.
     pub response_rules: Vec<u32>,
+    /// What of it is not enforced, and why.
+    pub diagnostics: Vec<String>,
+}
+
+/// A group with the rules that name it: as in the list, but for the rules, which are whole.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct GroupDetail {
+    /// Name.
+    pub name: String,
+    /// Free text.
+    pub comment: String,
+    /// Whether it was learned.
+    pub learned: bool,
+    /// Whether the system reserves it.
+    pub reserved: bool,
+    /// Mode, for services and `nodes`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy_mode: Option<String>,
+    /// Domain.
+    pub domain: String,
+    /// Always empty: groups are everybody's.
+    pub creater_domains: Vec<String>,
+    /// `container`, `address`, `ip_service`, `external` or `node`.
+    pub kind: String,
+    /// Always empty.
+    pub platform_role: String,
+    /// `learned`, `user_created`, `ground`, `federal` or `system_defined`.
+    pub cfg_type: String,
+    /// Whether a mode can be set.
+    pub cap_change_mode: bool,
+    /// Conditions.
+    pub criteria: Vec<Criterion>,
+    /// Members.
+    pub members: Vec<Member>,
+    /// Rules that name it, in the order in which they are tried.
+    pub policy_rules: Vec<Rule>,
+    /// Always empty.
+    pub response_rules: Vec<u32>,
+    /// What of it is not enforced, and why.
+    pub diagnostics: Vec<String>,
 }
 
 wrapper!(
@@ -75,7 +133,7 @@ wrapper!(
 );
 wrapper!(
     /// One group.
-    GroupData { group: Group }
+    GroupData { group: GroupDetail }
 );
 
 /// A group to make or change.
@@ -129,10 +187,12 @@ pub struct Rule {
     pub cfg_type: String,
     /// Always 0.
     pub priority: u32,
-    /// Always 0: hits are not counted yet.
+    /// Flows that it decided since the controller started.
     pub match_counter: u64,
-    /// Always 0.
+    /// When it decided one last, seconds since the epoch; 0: it has not.
     pub last_match_timestamp: i64,
+    /// What of it is not enforced, and why.
+    pub diagnostics: Vec<String>,
 }
 
 wrapper!(
@@ -178,12 +238,20 @@ pub struct RuleConfig {
     pub match_counter: Option<u64>,
     /// Ignored.
     pub last_match_timestamp: Option<i64>,
+    /// Ignored.
+    pub diagnostics: Option<Vec<String>>,
 }
 
-wrapper!(
-    /// Body of a rule to change.
-    RuleConfigData { config: RuleConfig }
-);
+/// Body of a rule to change.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RuleConfigData {
+    /// The rule.
+    pub config: RuleConfig,
+    /// Must be false, if it is there: a rule is one rule.
+    #[serde(default)]
+    pub replicate: bool,
+}
 
 /// Changes to the list of rules. They are made in the order delete, replace, insert, move, in one transaction.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]

@@ -14,10 +14,16 @@ pub struct ErrorBody {
     pub message: String,
 }
 
-wrapper!(
-    /// Body of a login.
-    AuthRequest { password: Password }
-);
+/// Body of a login.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AuthRequest {
+    /// Who logs in.
+    pub password: Password,
+    /// Taken and ignored: the address is that of the connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_ip: Option<String>,
+}
 
 /// Who logs in.
 #[derive(Clone, Serialize, Deserialize, ToSchema)]
@@ -58,14 +64,28 @@ pub struct Token {
     pub token: String,
     /// User.
     pub fullname: String,
+    /// Always empty: users are the controller's own.
+    pub server: String,
     /// User.
     pub username: String,
+    /// Address for mail.
+    pub email: String,
     /// `admin`, `operator` or `reader`.
     pub role: String,
     /// Seconds without a call after which the session ends.
     pub timeout: u32,
+    /// Language.
+    pub locale: String,
     /// Always false: there is no default password.
     pub default_password: bool,
+    /// Always false: nobody is made to change a password.
+    pub modify_password: bool,
+    /// Login before this one since the controller started, seconds since the epoch; 0 for none.
+    pub last_login_timestamp: i64,
+    /// The same, RFC 3339; empty for none.
+    pub last_login_at: String,
+    /// Logins since the controller started, this one among them.
+    pub login_count: u32,
 }
 
 impl std::fmt::Debug for Token {
@@ -75,4 +95,11 @@ impl std::fmt::Debug for Token {
             .field("role", &self.role)
             .finish_non_exhaustive()
     }
+}
+
+/// Whether the controller serves.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Health {
+    /// `ok`.
+    pub status: String,
 }

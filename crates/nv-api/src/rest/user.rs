@@ -73,6 +73,36 @@ pub struct UserCreate {
     /// Language.
     #[serde(default)]
     pub locale: Option<String>,
+    /// Must be empty, if it is there: users are the controller's own.
+    #[serde(default)]
+    pub server: Option<String>,
+    /// Taken and ignored, as are the fields below: they are in what a list answers with.
+    #[serde(default)]
+    pub timeout: Option<u32>,
+    /// Ignored.
+    #[serde(default)]
+    pub default_password: Option<bool>,
+    /// Ignored.
+    #[serde(default)]
+    pub modify_password: Option<bool>,
+    /// Ignored.
+    #[serde(default)]
+    pub last_login_timestamp: Option<i64>,
+    /// Ignored.
+    #[serde(default)]
+    pub last_login_at: Option<String>,
+    /// Ignored.
+    #[serde(default)]
+    pub login_count: Option<u32>,
+    /// Ignored.
+    #[serde(default)]
+    pub blocked_for_failed_login: Option<bool>,
+    /// Ignored.
+    #[serde(default)]
+    pub blocked_for_password_expired: Option<bool>,
+    /// Ignored.
+    #[serde(default)]
+    pub password_resettable: Option<bool>,
 }
 
 impl std::fmt::Debug for UserCreate {

@@ -345,3 +345,31 @@ fn losses_on_the_way_add_up_by_stage() {
     lab.core.report_lost("kernel_ring", 4);
     assert_eq!(lab.core.lost()["kernel_ring"], 7);
 }
+
+#[test]
+fn a_rule_counts_the_flows_that_it_decided() {
+    let mut lab = Lab::with_services();
+    lab.make(|core| core.insert_rules(None, &[crate::lab::numbered(1), crate::lab::numbered(2)], NOW));
+    let by = |rule, port| {
+        judged(
+            from_port(egress(WEB, OUTSIDE, 443), port),
+            decision(Verdict::Allow, rule),
+        )
+    };
+    // A repetition is the same flow; a flow that another rule decides from now on is a hit of that one.
+    lab.core.report_flows(
+        &[by(1, 1), by(1, 1), by(1, 2), by(2, 2), by(77, 3), by(0, 4)],
+        NOW,
+    );
+    let count = |lab: &Lab, id| lab.core.hits(nv_types::RuleId(id)).count;
+    assert_eq!([1, 2, 77, 0].map(|id| count(&lab, id)), [2, 1, 0, 0]);
+    assert_eq!(lab.core.hits(nv_types::RuleId(1)).last, NOW);
+    lab.make(|core| core.delete_rules(&[nv_types::RuleId(1)], NOW));
+    assert_eq!(
+        [1, 2].map(|id| count(&lab, id)),
+        [0, 1],
+        "another rule may get the number"
+    );
+    lab.core.store_resync([], nv_types::Revision(500));
+    assert_eq!(count(&lab, 2), 0);
+}
