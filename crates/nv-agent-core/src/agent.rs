@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use nv_policy::{PolicyInput, PolicyState, Touched, encode};
 use nv_types::{
-    Direction, FiveTuple, FlowRecord, Mode, Node, NodeId, Revision, Timestamp, UnknownEndpoint, Verdict,
-    Workload, WorkloadId, keys,
+    Direction, FiveTuple, FlowRecord, Node, NodeId, Revision, Timestamp, UnknownEndpoint, Workload,
+    WorkloadId, keys,
 };
 
 use crate::book::AddressBook;
 use crate::compiled::Compiled;
 use crate::endpoints::{Endpoints, try_again};
-use crate::io::{Effect, Facts, FlowSample, Input, Switches};
+use crate::io::{Effect, Facts, FlowSample, Input};
 
 /// The agent's state.
 #[derive(Debug)]
@@ -290,25 +290,6 @@ impl Agent {
         input
     }
 
-    fn switches(&self, input: &PolicyInput) -> Switches {
-        let unknown = match input.settings.unknown_endpoint {
-            UnknownEndpoint::Deny => Verdict::Deny,
-            UnknownEndpoint::Allow => Verdict::Allow,
-            UnknownEndpoint::Auto
-                if input.settings.network_mode == Some(Mode::Protect)
-                    || input.modes.values().any(|mode| *mode == Mode::Protect) =>
-            {
-                Verdict::Deny
-            }
-            UnknownEndpoint::Auto => Verdict::Allow,
-        };
-        Switches {
-            unknown,
-            failsafe_ports: input.settings.failsafe_ports.iter().map(|port| port.0).collect(),
-            failsafe_addresses: self.facts.addresses.clone(),
-        }
-    }
-
     fn compile(&mut self) {
         self.dirty = false;
         self.retry = None;
@@ -327,7 +308,7 @@ impl Agent {
         self.applying = Some((self.seen, workloads));
         self.effects.push_back(Effect::Apply {
             image: Box::new(image),
-            switches: self.switches(compiled.input()),
+            switches: compiled.switches(&self.facts),
         });
         self.policy = Some(compiled);
         self.report_node();

@@ -1,7 +1,9 @@
 //! The policy of this node as it was compiled last; the next one is made of the difference.
 
 use nv_policy::{Change, Compiler, Diagnostic, PolicyInput};
-use nv_types::{NodeId, PolicyImage, Revision};
+use nv_types::{Mode, NodeId, PolicyImage, Revision, UnknownEndpoint, Verdict};
+
+use crate::io::{Facts, Switches};
 
 /// A compiled policy and what it was made of.
 #[derive(Debug)]
@@ -29,6 +31,28 @@ impl Compiled {
 
     pub(crate) const fn input(&self) -> &PolicyInput {
         &self.input
+    }
+
+    /// What the datapath is told beside the tables.
+    pub(crate) fn switches(&self, facts: &Facts) -> Switches {
+        let settings = &self.input.settings;
+        let protects = || {
+            let modes = self.input.modes.values().copied();
+            modes
+                .chain(settings.network_mode)
+                .any(|mode| mode == Mode::Protect)
+        };
+        let unknown = match settings.unknown_endpoint {
+            UnknownEndpoint::Deny => Verdict::Deny,
+            UnknownEndpoint::Allow => Verdict::Allow,
+            UnknownEndpoint::Auto if protects() => Verdict::Deny,
+            UnknownEndpoint::Auto => Verdict::Allow,
+        };
+        Switches {
+            unknown,
+            failsafe_ports: settings.failsafe_ports.iter().map(|port| port.0).collect(),
+            failsafe_addresses: facts.addresses.clone(),
+        }
     }
 
     /// Rules that tables cannot express, in words: each is left out, all others are in force.

@@ -145,6 +145,26 @@ fn a_rule_that_does_not_fit_is_named_and_the_others_are_in_force() {
 }
 
 #[test]
+fn one_mode_for_all_services_closes_unknown_interfaces_too() {
+    let mut world = World::new();
+    world.resync();
+    world.settle();
+    let unknown = |world: &World| world.applied.clone().unwrap().2.unknown;
+    assert_eq!(unknown(&world), nv_types::Verdict::Allow);
+    let mut settings = nv_types::PolicySettings {
+        network_mode: Some(Mode::Protect),
+        ..nv_types::PolicySettings::default()
+    };
+    world.settings(&settings);
+    world.settle();
+    assert_eq!(unknown(&world), nv_types::Verdict::Deny);
+    settings.network_mode = None;
+    world.settings(&settings);
+    world.settle();
+    assert_eq!(unknown(&world), nv_types::Verdict::Allow);
+}
+
+#[test]
 fn the_revision_in_force_is_the_one_that_was_applied() {
     let mut world = World::new();
     world.resync();
