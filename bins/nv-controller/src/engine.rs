@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nv_controller_core::{CommandError, Controller, Plan};
 use nv_store::{Change, CommitOutcome, Expect, KvStore as _, LocalStore, StoreError, Txn, WatchEvent};
@@ -13,8 +13,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::Audit;
 
-/// Time without a word after which a node counts as disconnected.
-const SILENCE: Duration = Duration::from_secs(15);
 /// Tries of a commit that meets a change of somebody else's.
 const TRIES: usize = 3;
 
@@ -94,7 +92,6 @@ pub(crate) struct Engine {
     audit: tokio::sync::Mutex<Audit>,
     flows: watch::Sender<u64>,
     wake: Notify,
-    contacts: Mutex<BTreeMap<NodeId, Instant>>,
     started: Timestamp,
     /// Places where the audit log's chain was found broken at the start.
     audit_breaks: usize,
@@ -126,7 +123,6 @@ impl Engine {
             audit: tokio::sync::Mutex::new(audit),
             flows: watch::channel(0).0,
             wake: Notify::new(),
-            contacts: Mutex::default(),
             started: now(),
             audit_breaks,
         }))
@@ -239,14 +235,7 @@ impl Engine {
 
     /// Notes that a node was heard of.
     pub(crate) fn heard(&self, node: &NodeId) {
-        let mut contacts = self.contacts.lock().unwrap_or_else(PoisonError::into_inner);
-        contacts.insert(node.clone(), Instant::now());
-    }
-
-    /// Whether a node was heard of lately.
-    pub(crate) fn is_connected(&self, node: &NodeId) -> bool {
-        let contacts = self.contacts.lock().unwrap_or_else(PoisonError::into_inner);
-        contacts.get(node).is_some_and(|last| last.elapsed() < SILENCE)
+        self.core().heard(node, now());
     }
 
     /// Follows the store, and does what the core wants of its own accord.

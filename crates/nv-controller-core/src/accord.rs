@@ -86,18 +86,24 @@ impl Controller {
             };
             let (group_key, mode_key) = (keys::group(&name), keys::mode(&name));
             let mode = input.settings.new_service_mode;
-            if let Ok(value) = encode(&group_key, group) {
+            let is_stored = |key: &str| self.revisions.contains_key(key);
+            let has_group = is_stored(&group_key);
+            if !has_group && let Ok(value) = encode(&group_key, group) {
                 plan.conditions.push((group_key.clone(), None));
                 plan.puts.push((group_key, value));
             }
             // A mode that was set before its service came, or came back, stays.
-            if !input.modes.contains_key(&name)
+            if !is_stored(&mode_key)
                 && let Ok(value) = encode(&mode_key, &StoredMode { mode })
             {
                 plan.conditions.push((mode_key.clone(), None));
                 plan.puts.push((mode_key, value));
             }
-            plan.summary.push(format!("service {name} found: {mode}"));
+            plan.summary.push(if has_group {
+                format!("service {name} has no mode: {mode}")
+            } else {
+                format!("service {name} found: {mode}")
+            });
         }
         (!plan.is_empty()).then_some(plan)
     }

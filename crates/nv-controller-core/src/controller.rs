@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nv_policy::{Book, PolicyInput, PolicyState, Touched};
-use nv_types::{FlowRecord, GroupName, Mode, Revision, RuleId, Timestamp, Workload, keys};
+use nv_types::{FlowRecord, GroupName, Mode, NodeId, Revision, RuleId, Timestamp, Workload, keys};
 
 use crate::accord::Pace;
 use crate::command::{CriterionDraft, Document, GroupDraft, RuleDraft, RulePatch, SettingsDraft};
+use crate::contacts::Contacts;
 use crate::conversation::{Conversation, Conversations};
 use crate::draft::Draft;
 use crate::error::CommandError;
@@ -49,6 +50,7 @@ pub struct Controller {
     conversations: Conversations,
     violations: Violations,
     hits: RuleHits,
+    contacts: Contacts,
     pub(crate) learner: Learner,
     /// Services whose group is to be made.
     pub(crate) new_services: BTreeSet<GroupName>,
@@ -101,16 +103,23 @@ impl Controller {
         if let Ok(touched) = self.state.put(key, value) {
             self.touched(touched, revision);
         }
-        let input = self.state.input();
-        if let Some(name) = key.strip_prefix(keys::GROUPS) {
-            self.new_services.retain(|service| service.as_str() != name);
+        if let Some(service) = service_of(key) {
+            let wanted = self
+                .new_services
+                .get(service)
+                .filter(|service| !self.lacks(service))
+                .cloned();
+            if let Some(done) = wanted {
+                self.new_services.remove(&done);
+            }
         } else if let Some((_, id)) = key
             .strip_prefix(keys::WORKLOADS)
             .and_then(|key| key.split_once('/'))
         {
-            let service = input.workloads.get(id).and_then(Workload::service_group);
-            let is_new = |service: &GroupName| !input.groups.contains_key(service);
-            self.new_services.extend(service.filter(is_new));
+            let workload = self.state.input().workloads.get(id);
+            let service = workload.and_then(Workload::service_group);
+            let new = service.filter(|service| self.lacks(service));
+            self.new_services.extend(new);
         }
     }
 
@@ -124,6 +133,13 @@ impl Controller {
         self.hits.forget(key);
         let touched = self.state.delete(key);
         self.touched(touched, revision);
+        // What the controller made of workloads that are still there is made again.
+        if let Some(service) = service_of(key) {
+            let workloads = self.state.input().workloads.values();
+            let mut services = workloads.filter_map(Workload::service_group);
+            self.new_services
+                .extend(services.find(|found| found.as_str() == service));
+        }
     }
 
     /// Takes everything anew: (key, value, revision).
@@ -133,19 +149,24 @@ impl Controller {
         revision: Revision,
     ) {
         let entries: Vec<_> = entries.into_iter().collect();
-        self.revisions = entries
+        let policy = |key: &str| key.starts_with(keys::POLICY) || key == keys::SETTINGS;
+        let now = entries
             .iter()
             .map(|(key, _, revision)| ((*key).to_owned(), *revision))
             .collect();
+        let before = std::mem::replace(&mut self.revisions, now);
+        let mut gone = before.keys().filter(|key| !self.revisions.contains_key(*key));
+        // When it was deleted is not told: at the latest now.
+        let deleted = gone.any(|key| policy(key)).then_some(revision);
         self.hits.retain(&self.revisions);
         self.state
             .resync(entries.iter().map(|(key, value, _)| (*key, *value)));
         self.revision = revision;
-        let policy = |key: &str| key.starts_with(keys::POLICY) || key == keys::SETTINGS;
         let last = entries
             .iter()
             .filter(|(key, ..)| policy(key))
             .map(|(.., revision)| *revision)
+            .chain(deleted)
             .max();
         self.policy_revision = self.policy_revision.max(last.unwrap_or_default());
         self.find_new_services();
@@ -158,13 +179,30 @@ impl Controller {
     }
 
     pub(crate) fn find_new_services(&mut self) {
-        let input = self.state.input();
-        self.new_services = input
-            .workloads
-            .values()
+        let workloads = self.state.input().workloads.values();
+        self.new_services = workloads
             .filter_map(Workload::service_group)
-            .filter(|group| !input.groups.contains_key(group))
+            .filter(|service| self.lacks(service))
             .collect();
+    }
+
+    /// Whether a service's group or mode is to be made.
+    fn lacks(&self, service: &GroupName) -> bool {
+        let is_stored = |key: &str| self.revisions.contains_key(key);
+        !is_stored(&keys::group(service)) || !is_stored(&keys::mode(service))
+    }
+
+    // Nodes.
+
+    /// Notes that a node's agent was heard of.
+    pub fn heard(&mut self, node: &NodeId, now: Timestamp) {
+        self.contacts.heard(node, now);
+    }
+
+    /// Whether a node's agent was heard of lately.
+    #[must_use]
+    pub fn is_connected(&self, node: &NodeId, now: Timestamp) -> bool {
+        self.contacts.is_connected(node, now)
     }
 
     // Requests.
@@ -302,8 +340,19 @@ impl Controller {
     /// Takes flow records from a node.
     pub fn report_flows(&mut self, records: &[FlowRecord], now: Timestamp) {
         let input = self.state.input();
+        self.contacts.reports(now);
+        let mut told: Option<&NodeId> = None;
         for record in records {
-            let Some(delta) = self.flows.take(record, input) else {
+            if told != Some(&record.node) {
+                told = Some(&record.node);
+                self.contacts.heard(&record.node, now);
+            }
+        }
+        for record in records {
+            let Some(delta) = self
+                .flows
+                .take(record, input, |node| self.contacts.tells(node, now))
+            else {
                 continue;
             };
             self.conversations.take(record, &delta, input);
@@ -396,4 +445,10 @@ impl Controller {
         }
         members
     }
+}
+
+/// The service whose group or mode a key is of.
+fn service_of(key: &str) -> Option<&str> {
+    key.strip_prefix(keys::GROUPS)
+        .or_else(|| key.strip_prefix(keys::MODES))
 }

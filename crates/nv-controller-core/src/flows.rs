@@ -129,9 +129,15 @@ pub(crate) struct FlowLog {
 }
 
 impl FlowLog {
-    /// Takes a record. `None`: the other end's agent tells of the same flow, and that one counts.
-    pub(crate) fn take(&mut self, record: &FlowRecord, input: &PolicyInput) -> Option<Delta> {
-        if is_told_by_client(record, input) {
+    /// Takes a record. `None`: the other end's agent tells of the same flow, and that one counts. `tells`: whether a node's agent is there
+    /// to tell of anything.
+    pub(crate) fn take(
+        &mut self,
+        record: &FlowRecord,
+        input: &PolicyInput,
+        tells: impl Fn(&NodeId) -> bool,
+    ) -> Option<Delta> {
+        if is_told_by_client(record, input, tells) {
             return None;
         }
         let key = (
@@ -154,6 +160,7 @@ impl FlowLog {
             self.turns.insert(self.turn, key.clone());
             self.open.insert(key, now)
         };
+        let before = before.or_else(|| self.told_by_the_other(record, input));
         if let Some(before) = before {
             self.turns.remove(&before.turn);
         }
@@ -182,6 +189,25 @@ impl FlowLog {
             self.push(record, input);
         }
         Some(delta)
+    }
+
+    /// What the other end's agent told of the same flow, while it was the one that counted. A denial is an end's own.
+    fn told_by_the_other(&mut self, record: &FlowRecord, input: &PolicyInput) -> Option<Seen> {
+        let (other, direction) = match record.direction {
+            Direction::Egress => (&record.server, Direction::Ingress),
+            Direction::Ingress => (&record.client, Direction::Egress),
+        };
+        let Peer::Workload(other) = other else {
+            return None;
+        };
+        let workload = input.workloads.get(other)?;
+        let key = (workload.node.clone(), other.clone(), direction, record.tuple);
+        let denied = |decision: Decision| decision.verdict == Verdict::Deny;
+        let told = self.open.get(&key)?;
+        if denied(record.decision) || denied(told.decision) {
+            return None;
+        }
+        self.open.remove(&key)
     }
 
     fn push(&mut self, record: &FlowRecord, input: &PolicyInput) {
@@ -237,8 +263,8 @@ impl FlowLog {
 }
 
 /// A flow between two workloads is seen by both endpoints: the client's side counts. What a server's side denies after the client's
-/// let it pass is told all the same.
-fn is_told_by_client(record: &FlowRecord, input: &PolicyInput) -> bool {
+/// let it pass is told all the same, and so is everything where the client's agent is not there.
+fn is_told_by_client(record: &FlowRecord, input: &PolicyInput, tells: impl Fn(&NodeId) -> bool) -> bool {
     let Peer::Workload(client) = &record.client else {
         return false;
     };
@@ -246,6 +272,7 @@ fn is_told_by_client(record: &FlowRecord, input: &PolicyInput) -> bool {
         && record.decision.verdict != Verdict::Deny
         && input.workloads.get(client).is_some_and(|workload| {
             !workload.host_network
+                && tells(&workload.node)
                 && workload
                     .interfaces
                     .iter()

@@ -21,6 +21,7 @@
 
 mod accord;
 mod command;
+mod contacts;
 mod controller;
 mod conversation;
 mod draft;

@@ -245,6 +245,23 @@ impl PolicyState {
             self.set_order(before.order.clone());
         } else if key == keys::SETTINGS {
             self.input.settings = before.input.settings.clone();
+        } else if let Some(workload) = key
+            .strip_prefix(keys::WORKLOADS)
+            .and_then(|rest| rest.split_once('/'))
+            .and_then(|(_, id)| before.input.workloads.get(id))
+            .filter(|workload| keys::workload(&workload.node, &workload.id) == key)
+        {
+            // One that another node tells of now, in good form, is there.
+            let workloads = &mut self.input.workloads;
+            workloads
+                .entry(workload.id.clone())
+                .or_insert_with(|| workload.clone());
+        } else if let Some(node) = key
+            .strip_prefix(keys::NODES)
+            .and_then(|id| nv_types::NodeId::try_new(id).ok())
+            .and_then(|id| before.input.nodes.get(&id))
+        {
+            self.input.nodes.insert(node.id.clone(), node.clone());
         }
         if let Some(problem) = problem {
             self.problems.insert(key.to_owned(), problem);
@@ -358,6 +375,34 @@ mod tests {
         state.delete(&keys::rule(RuleId(1)));
         assert_eq!(state.order(), [RuleId(2)]);
         assert!(state.problems().is_empty());
+    }
+
+    #[test]
+    fn workloads_and_nodes_keep_their_last_good_form_over_a_resync() {
+        let mut state = PolicyState::default();
+        let workload = workload("w", "n", "10.0.0.1");
+        let node = Node::new(workload.node.clone());
+        let (at, at_node) = (keys::workload(&workload.node, &workload.id), keys::node(&node.id));
+        state.put(&at, &encode(&at, &workload).unwrap()).unwrap();
+        state.put(&at_node, &encode(&at_node, &node).unwrap()).unwrap();
+        let before = state.input().clone();
+        for _ in 0..2 {
+            state.resync([(at.as_str(), &b"{"[..]), (at_node.as_str(), b"[]")]);
+            assert_eq!(*state.input(), before);
+            assert_eq!(state.problems().keys().collect::<Vec<_>>(), [&at_node, &at]);
+        }
+        // The same workload on another node is the good form now.
+        let moved = Workload {
+            node: "other".parse().unwrap(),
+            ..workload
+        };
+        let key = keys::workload(&moved.node, &moved.id);
+        let good = encode(&key, &moved).unwrap();
+        state.resync([(key.as_str(), good.as_slice()), (at.as_str(), b"{")]);
+        assert_eq!(state.input().workloads["w"], moved);
+        // What is gone is gone.
+        state.resync([]);
+        assert!(state.input().workloads.is_empty() && state.input().nodes.is_empty());
     }
 
     #[test]

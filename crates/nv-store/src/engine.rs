@@ -10,8 +10,12 @@ use crate::types::{
     Change, CommitOutcome, Expect, KeyValue, Lease, LeaseId, Listing, Op, Txn, WatchEvent, WatchStream,
 };
 
-/// Changes that a watch can ask back for.
+/// Revisions that a watch can ask back for.
 const HISTORY: usize = 4096;
+/// Bytes of their changes: large values must not fill the memory.
+const HISTORY_BYTES: usize = 16 << 20;
+/// What a change takes beside its key and value.
+const CHANGE_BYTES: usize = size_of::<Change>();
 /// Events that wait for a watcher before it is told to resync.
 const QUEUE: usize = 1024;
 
@@ -47,6 +51,7 @@ pub(crate) struct Engine {
     entries: BTreeMap<String, KeyValue>,
     revision: Revision,
     history: VecDeque<(Revision, Vec<Change>)>,
+    history_bytes: usize,
     /// Every change above this one is in the history.
     floor: Revision,
     watchers: Vec<Watcher>,
@@ -202,13 +207,20 @@ impl Engine {
                 );
             }
         }
+        self.remember(revision, changes);
+        self.catch_up();
+    }
+
+    /// Keeps changes for watches that ask back, as far as there is room.
+    fn remember(&mut self, revision: Revision, changes: Vec<Change>) {
+        self.history_bytes += bytes(&changes);
         self.history.push_back((revision, changes));
-        if self.history.len() > HISTORY
-            && let Some((dropped, _)) = self.history.pop_front()
+        while (self.history.len() > HISTORY || self.history_bytes > HISTORY_BYTES)
+            && let Some((dropped, changes)) = self.history.pop_front()
         {
+            self.history_bytes -= bytes(&changes);
             self.floor = dropped;
         }
-        self.catch_up();
     }
 
     /// Gives watchers that were too slow a snapshot, where there is room again. Gives whether some still wait.
@@ -311,6 +323,14 @@ impl Engine {
     }
 }
 
+fn bytes(changes: &[Change]) -> usize {
+    let bytes = |change: &Change| match change {
+        Change::Put(entry) => entry.key.len() + entry.value.len(),
+        Change::Delete { key, .. } => key.len(),
+    };
+    changes.iter().map(|change| CHANGE_BYTES + bytes(change)).sum()
+}
+
 fn under(changes: &[Change], prefix: &str) -> Vec<Change> {
     changes
         .iter()
@@ -320,4 +340,69 @@ fn under(changes: &[Change], prefix: &str) -> Vec<Change> {
         })
         .cloned()
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(engine: &mut Engine, size: usize) {
+        let revision = Revision(engine.revision.0 + 1);
+        let entry = KeyValue {
+            key: format!("k/{}", revision.0 % 3),
+            value: vec![0; size],
+            create_revision: revision,
+            mod_revision: revision,
+            lease: None,
+        };
+        engine.apply(revision, vec![Change::Put(entry)]);
+    }
+
+    /// What a watch from `from` begins with: the first revision that it is told of, or a snapshot.
+    fn first(engine: &mut Engine, from: u64) -> Option<u64> {
+        match engine.watch("k/", Revision(from)).try_recv() {
+            Ok(WatchEvent::Changes { revision, .. }) => Some(revision.0),
+            Ok(WatchEvent::Resync(_)) => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn history_is_bounded_in_bytes() {
+        let mut engine = Engine::default();
+        let size = HISTORY_BYTES / 8;
+        for _ in 0..100 {
+            put(&mut engine, size);
+            assert!(engine.history_bytes <= HISTORY_BYTES);
+        }
+        let held: usize = engine.history.iter().map(|(_, changes)| bytes(changes)).sum();
+        assert_eq!(engine.history_bytes, held);
+        assert_eq!(
+            engine.history.len(),
+            7,
+            "what fits, with what a change takes beside its value"
+        );
+        // What is kept can be asked back for; all before it is a snapshot.
+        assert_eq!(engine.floor, Revision(93));
+        assert_eq!((first(&mut engine, 94), first(&mut engine, 93)), (Some(94), None));
+        // Small ones have room again, and one that is too large for all of it leaves nothing behind.
+        for _ in 0..1000 {
+            put(&mut engine, 10);
+        }
+        assert!(engine.history.len() > 1000);
+        put(&mut engine, HISTORY_BYTES + 1);
+        assert_eq!((engine.history.len(), engine.history_bytes), (0, 0));
+        assert_eq!(first(&mut engine, 1101), None);
+        put(&mut engine, 1);
+        assert_eq!(first(&mut engine, 1102), Some(1102));
+    }
+
+    #[test]
+    fn history_is_bounded_in_revisions() {
+        let mut engine = Engine::default();
+        for _ in 0..=HISTORY {
+            put(&mut engine, 1);
+        }
+        assert_eq!((engine.history.len(), engine.floor), (HISTORY, Revision(1)));
+    }
 }

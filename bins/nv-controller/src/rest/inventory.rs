@@ -6,10 +6,12 @@ use nv_api::rest::{
     Controller, ControllerData, ControllersData, Enforcer, EnforcerData, EnforcersData, ErrorBody, Node,
     NodesData, WorkloadData, WorkloadsData,
 };
+use nv_controller_core::Controller as Core;
 
 use super::error::ApiError;
 use super::list::Page;
 use super::{App, view};
+use crate::engine::now;
 
 /// All workloads.
 #[utoipa::path(get, path = "/v1/workload", params(Page), responses((status = 200, body = WorkloadsData), (status = 400, body = ErrorBody)))]
@@ -42,8 +44,8 @@ pub(super) async fn workload(
     }))
 }
 
-fn state(app: &App, node: &nv_types::NodeId) -> &'static str {
-    if app.engine.is_connected(node) {
+fn state(core: &Core, node: &nv_types::NodeId) -> &'static str {
+    if core.is_connected(node, now()) {
         "connected"
     } else {
         "disconnected"
@@ -55,7 +57,7 @@ fn all_enforcers(app: &App) -> Vec<Enforcer> {
     let nodes = core.input().nodes.values();
     nodes
         .map(|node| {
-            let connected = app.engine.is_connected(&node.id);
+            let connected = core.is_connected(&node.id, now());
             Enforcer {
                 id: node.id.to_string(),
                 name: node.id.to_string(),
@@ -66,7 +68,7 @@ fn all_enforcers(app: &App) -> Vec<Enforcer> {
                 started_at: view::time(node.started),
                 joined_at: view::time(node.started),
                 cluster_ip: node.agent_endpoint.clone(),
-                connection_state: state(app, &node.id).into(),
+                connection_state: state(&core, &node.id).into(),
                 disconnected_at: if connected {
                     String::new()
                 } else {
@@ -155,7 +157,7 @@ pub(super) async fn nodes(State(app): State<App>) -> Json<NodesData> {
         .values()
         .map(|node| Node {
             id: node.id.to_string(),
-            state: state(&app, &node.id).into(),
+            state: state(&core, &node.id).into(),
             addresses: node.addresses.iter().map(ToString::to_string).collect(),
             agent_endpoint: node.agent_endpoint.clone(),
             version: node.version.clone(),

@@ -373,3 +373,47 @@ fn a_rule_counts_the_flows_that_it_decided() {
     lab.core.store_resync([], nv_types::Revision(500));
     assert_eq!(count(&lab, 2), 0);
 }
+
+#[test]
+fn the_servers_word_counts_where_the_clients_agent_is_dead() {
+    let mut lab = Lab::with_services();
+    let n2 = "n2".parse().unwrap();
+    lab.delete("workload/n1/app");
+    let moved = nv_types::Workload {
+        node: nv_types::NodeId::clone(&n2),
+        ..workload("app", "app", APP)
+    };
+    lab.put_workload(&moved);
+    let by_server = |bytes, at| FlowRecord {
+        node: n2.clone(),
+        last_seen: at,
+        ..with_bytes(ingress(WEB, APP, 80), bytes)
+    };
+    lab.core.report_flows(&[by_server(10, NOW)], NOW);
+    assert_eq!(sums(&lab), (0, 0), "the client's agent may only just come back");
+    lab.core.heard(&"n1".parse().unwrap(), later(5));
+    assert!(lab.core.is_connected(&"n1".parse().unwrap(), later(10)));
+    lab.core.report_flows(&[by_server(20, later(19))], later(19));
+    assert_eq!(sums(&lab), (0, 0), "it is there, and will tell");
+
+    assert!(!lab.core.is_connected(&"n1".parse().unwrap(), later(20)));
+    lab.core.report_flows(&[by_server(30, later(20))], later(20));
+    assert_eq!(sums(&lab), (30, 1));
+    assert_eq!(lab.core.conversations()[0].from.id, "web");
+    // It is back and tells of the same flow: still one flow, and no byte twice.
+    let back = FlowRecord {
+        last_seen: later(30),
+        ..with_bytes(egress(WEB, APP, 80), 50)
+    };
+    lab.core
+        .report_flows(&[back, by_server(50, later(30))], later(30));
+    assert_eq!(sums(&lab), (50, 1));
+    // And dies again.
+    lab.core.report_flows(&[by_server(70, later(50))], later(50));
+    assert_eq!(sums(&lab), (70, 1));
+    lab.core.report_flows(
+        &[in_state(by_server(71, later(51)), FlowState::Closed)],
+        later(51),
+    );
+    assert_eq!(sums(&lab), (71, 1));
+}
