@@ -28,6 +28,12 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Debug, Clone, Args)]
 pub struct Global {
+    /// Context of the configuration file that counts: a controller with its CA and its session.
+    #[arg(long, env = "NV_CONTEXT", global = true, value_name = "NAME")]
+    pub context: Option<String>,
+    /// Configuration file [default: ~/.config/nv/config.toml]
+    #[arg(long = "config-file", env = "NV_CONFIG", global = true, value_name = "FILE")]
+    pub config_file: Option<PathBuf>,
     /// Address of the controller.
     #[arg(long, env = "NV_SERVER", global = true, value_name = "URL")]
     pub server: Option<String>,
@@ -121,6 +127,18 @@ pub enum Command {
         /// Name or id of one.
         name: Option<String>,
     },
+    /// Show one object with all that hangs on it, and what to try next.
+    #[command(
+        after_help = "A workload is named by its name, its id or the start of its id.\n\nExamples:\n  \
+                            nvctl describe workload web\n  nvctl describe group nv.web\n  nvctl describe rule 10001 -o json"
+    )]
+    Describe {
+        /// What.
+        #[arg(value_enum)]
+        kind: Describable,
+        /// Name or id.
+        name: String,
+    },
     /// Apply a policy file, whole or not at all.
     #[command(after_help = "Documents, several in one file with '---' between them:\n  \
                             kind: Group        name, comment, criteria: [{key, op, value}]\n  \
@@ -199,8 +217,77 @@ pub enum Command {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
-    /// Show the configuration in force and where each value comes from.
-    Config,
+    /// Contexts, and the configuration in force.
+    #[command(
+        after_help = "A context is a controller with its CA certificate and its session. The file is ~/.config/nv/config.toml \
+                            (--config-file, NV_CONFIG).\nFor each setting an option counts first, then the environment, then the \
+                            context, then the default; 'view --show-origin' says which it was.\n\nExamples:\n  \
+                            nvctl config set-context lab --server https://10.0.0.5:10443 --ca lab.pem --use\n  \
+                            nvctl login\n  nvctl config get-contexts\n  nvctl config use-context prod\n  \
+                            nvctl --context lab get workloads"
+    )]
+    Config {
+        /// What; without it: view --show-origin.
+        #[command(subcommand)]
+        command: Option<ConfigCommand>,
+    },
+}
+
+/// Contexts.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Show the settings in force. Tokens and passwords are never shown.
+    View {
+        /// Show where each comes from as well: option, environment, context or default.
+        #[arg(long)]
+        show_origin: bool,
+    },
+    /// List the contexts; a star marks the one that counts.
+    GetContexts,
+    /// Let a context count from now on.
+    #[command(after_help = "Example: nvctl config use-context lab")]
+    UseContext {
+        /// Context.
+        name: String,
+    },
+    /// Make a context or change one: what is not named stays.
+    #[command(
+        after_help = "The settings are the options --server, --ca, --token-file and --insecure; the environment is not looked at.\n\
+                            To take one away, delete the context and make it anew.\n\n\
+                            Example: nvctl config set-context lab --server https://10.0.0.5:10443 --ca lab.pem --use"
+    )]
+    SetContext {
+        /// Letters, digits, '.', '_' and '-'.
+        name: String,
+        /// Let it count from now on.
+        #[arg(long = "use")]
+        switch: bool,
+    },
+    /// Forget a context and its session's token.
+    DeleteContext {
+        /// Context.
+        name: String,
+    },
+}
+
+/// What `describe` knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Describable {
+    /// Its groups, mode, rules, conversations and violations.
+    #[value(alias = "workloads", alias = "wl")]
+    Workload,
+    /// Its criteria, members and rules.
+    #[value(alias = "groups")]
+    Group,
+    /// Its place, groups, hits, and what it decided.
+    #[value(alias = "rules")]
+    Rule,
+    /// Its mode, members, rules and violations.
+    #[value(alias = "services", alias = "svc")]
+    Service,
+    /// Its state and workloads.
+    #[value(alias = "nodes")]
+    Node,
 }
 
 /// What `get` knows.

@@ -35,8 +35,11 @@ impl Client {
         let mut builder = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(5))
             .redirect(reqwest::redirect::Policy::none());
-        if config.insecure {
-            note("warning: the controller's certificate is not checked (--insecure)");
+        if config.insecure.0 {
+            note(&format!(
+                "warning: the controller's certificate is not checked ({})",
+                config.insecure.1
+            ));
             builder = builder.tls_danger_accept_invalid_certs(true);
         }
         if let Some((file, _)) = &config.ca {

@@ -8,6 +8,7 @@ pub mod cli;
 mod client;
 mod commands;
 mod config;
+mod contexts;
 mod documents;
 mod error;
 mod output;
@@ -18,12 +19,17 @@ pub use error::{CtlError, EXIT_NO, EXIT_OK, EXIT_REFUSED, EXIT_UNREACHABLE, EXIT
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, FromArgMatches as _};
 
 /// Entry of the program: parses the command line, runs it, and turns what came of it into an exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let matches = cli::Cli::command().get_matches();
+    let cli = match cli::Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    let given = config::Given::new(&matches);
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -34,7 +40,7 @@ pub fn main() -> ExitCode {
             });
         }
     };
-    match runtime.block_on(commands::run(cli)) {
+    match runtime.block_on(commands::run(cli, given)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => fail(&error),
     }

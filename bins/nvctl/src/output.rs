@@ -92,6 +92,17 @@ impl Output {
         }
     }
 
+    /// A table of what hangs on an object.
+    pub(crate) fn table(&self, items: &[Value], columns: &Columns) -> String {
+        table::render(
+            items,
+            columns,
+            self.format == Format::Wide,
+            self.headers,
+            self.color,
+        )
+    }
+
     /// A line of text that is already fit to be seen.
     pub(crate) fn line(&self, text: &str) -> Result<(), CtlError> {
         let mut out = std::io::stdout().lock();

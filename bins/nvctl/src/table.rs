@@ -66,8 +66,9 @@ pub(crate) const GROUPS: Columns = Columns {
         col("MODE", "policy_mode"),
         col("MEMBERS", "members#count"),
         col("CRITERIA", "criteria@criterion"),
-        wide("RULES", "policy_rules"),
+        wide("RULES", "policy_rules@ids"),
         wide("COMMENT", "comment"),
+        wide("NOT ENFORCED", "diagnostics"),
     ],
 };
 
@@ -84,6 +85,46 @@ pub(crate) const RULES: Columns = Columns {
         wide("DISABLED", "disable"),
         wide("COMMENT", "comment"),
         wide("MODIFIED", "last_modified_timestamp@time"),
+        wide("HITS", "match_counter"),
+        wide("NOT ENFORCED", "diagnostics"),
+    ],
+};
+
+pub(crate) const MEMBERS: Columns = Columns {
+    name: "display_name|name|id",
+    list: &[
+        col("NAME", "display_name|name"),
+        col("ID", "id#12"),
+        col("STATE", "state"),
+        col("MODE", "policy_mode"),
+        col("IMAGE", "image"),
+    ],
+};
+
+pub(crate) const CONTEXTS: Columns = Columns {
+    name: "name",
+    list: &[
+        col("CURRENT", "mark"),
+        col("NAME", "name"),
+        col("SERVER", "server"),
+        col("CA", "ca"),
+        col("LOGGED IN", "logged_in"),
+        wide("INSECURE", "insecure"),
+        wide("TOKEN FILE", "token_file"),
+    ],
+};
+
+pub(crate) const SETTINGS: Columns = Columns {
+    name: "setting",
+    list: &[col("SETTING", "setting"), col("VALUE", "value")],
+};
+
+pub(crate) const ORIGINS: Columns = Columns {
+    name: "setting",
+    list: &[
+        col("SETTING", "setting"),
+        col("VALUE", "value"),
+        col("ORIGIN", "origin"),
     ],
 };
 
@@ -94,7 +135,7 @@ pub(crate) const SERVICES: Columns = Columns {
         col("MODE", "policy_mode"),
         col("DOMAIN", "domain"),
         col("MEMBERS", "members#count"),
-        wide("RULES", "policy_rules"),
+        wide("RULES", "policy_rules@ids"),
     ],
 };
 
@@ -203,6 +244,7 @@ fn shape(value: &Value, form: &str) -> String {
             |map| map.values().filter_map(Value::as_u64).sum::<u64>().to_string(),
         ),
         "@time" => value.as_i64().and_then(time).unwrap_or_else(|| plain(value)),
+        "@ids" => value.as_array().map_or_else(|| plain(value), |list| ids(list)),
         "@ip" => addresses(value),
         "@criterion" => value
             .as_array()
@@ -223,6 +265,12 @@ fn plain(value: &Value) -> String {
             .join(","),
         Value::Bool(_) | Value::Number(_) => value.to_string(),
     }
+}
+
+/// Numbers of rules, which a list has as such and a single object as whole rules.
+fn ids(list: &[Value]) -> String {
+    let ids = list.iter().map(|rule| plain(rule.get("id").unwrap_or(rule)));
+    ids.collect::<Vec<_>>().join(",")
 }
 
 fn criteria(list: &[Value]) -> String {
@@ -357,6 +405,9 @@ mod tests {
         assert_eq!(cell(&item, "lost@sum"), "5");
         assert_eq!(cell(&item, "t@time"), "1970-01-01T00:00:00Z");
         assert_eq!(cell(&item, "nothing"), "");
+        let rules = json!({"list": [1, 2], "one": [{"id": 1, "from": "web"}, {"id": 2}]});
+        assert_eq!(cell(&rules, "list@ids"), "1,2");
+        assert_eq!(cell(&rules, "one@ids"), "1,2");
     }
 
     #[test]

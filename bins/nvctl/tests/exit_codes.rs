@@ -40,6 +40,8 @@ fn nvctl(server: &str, token: &str, args: &[&str]) -> (i32, String, String) {
         .args(args)
         .env("NV_SERVER", server)
         .env("NV_TOKEN_FILE", &file)
+        .env("NV_CONFIG", folder.path().join("config.toml"))
+        .env_remove("NV_CONTEXT")
         .env_remove("NV_CA")
         .output()
         .unwrap();

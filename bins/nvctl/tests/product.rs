@@ -113,6 +113,8 @@ impl Product {
             .env("NV_SERVER", &self.server)
             .env("NV_CA", self.file("ca.pem"))
             .env("NV_TOKEN_FILE", self.file("token"))
+            .env("NV_CONFIG", self.file("config.toml"))
+            .env_remove("NV_CONTEXT")
             .env_remove("NV_PASSWORD")
             .stdin(Stdio::null());
         command
@@ -337,9 +339,43 @@ fn sessions_lists_and_exit_codes() {
     }
     assert!(product.ok(&["--help"]).contains("Exit codes"));
     assert!(product.ok(&["config"]).contains(&product.server));
+    by_context(&product);
     product.ok(&["logout"]);
     assert!(!product.file("token").exists());
     assert_eq!(product.run(&["status"]).0, 1);
+}
+
+/// Everything that the environment said is in a context.
+fn by_context(product: &Product) {
+    let file = |name: &str| product.file(name).to_str().unwrap().to_owned();
+    let (ca, token, password) = (file("ca.pem"), file("token-lab"), file("password"));
+    let set = [
+        "config",
+        "set-context",
+        "lab",
+        "--use",
+        "--server",
+        &product.server,
+        "--ca",
+        &ca,
+        "--token-file",
+        &token,
+    ];
+    product.ok(&set);
+    for args in [
+        &["login", "--password-file", &password][..],
+        &["status"],
+        &["get", "nodes", "here"],
+        &["logout"],
+    ] {
+        let mut command = product.command(args);
+        for name in ["NV_SERVER", "NV_CA", "NV_TOKEN_FILE"] {
+            command.env_remove(name);
+        }
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{args:?}: {output:?}");
+    }
+    product.ok(&["config", "delete-context", "lab"]);
 }
 
 #[test]
@@ -461,6 +497,34 @@ fn a_policy_by_file_is_enforced_seen_and_explained() {
         let table = product.ok(&["get", "conversations"]);
         (table.contains("web") && table.contains("app")).then_some(())
     });
+
+    // One object with what hangs on it.
+    wait_for("the rule's hit", || {
+        let rule = product.json(&["describe", "rule", "7"]);
+        let hits = rule["rule"]["match_counter"].as_u64()?;
+        (hits > 0 && !rule["conversations"].as_array()?.is_empty()).then_some(())
+    });
+    let workloads = product.json(&["get", "workloads"]);
+    let mut list = workloads["workloads"].as_array().unwrap().iter();
+    let found = list
+        .find(|workload| workload["service_group"] == "nv.app")
+        .unwrap();
+    let described = product.ok(&["describe", "workload", found["id"].as_str().unwrap()]);
+    for part in [
+        "Protect",
+        "containers,nv.app",
+        "front",
+        "tcp/8080",
+        "Conversations",
+        "9090",
+    ] {
+        assert!(described.contains(part), "no '{part}': {described}");
+    }
+    let described = product.ok(&["describe", "group", "front"]);
+    assert!(
+        described.contains("service=web") && described.contains("Members (1)"),
+        "{described}"
+    );
 
     // What is seen from now on, as it comes.
     let mut follower = product

@@ -2,7 +2,9 @@
 
 mod apply;
 mod capture;
+mod config;
 mod connectivity;
+mod describe;
 mod explain;
 mod flows;
 mod get;
@@ -16,7 +18,7 @@ use serde_json::json;
 
 use crate::cli::{Cli, Command, Deletable};
 use crate::client::{Client, segment};
-use crate::config::Config;
+use crate::config::{Config, Given};
 use crate::error::{CtlError, EXIT_OK};
 use crate::output::{Output, note};
 
@@ -35,10 +37,22 @@ impl Context {
 }
 
 /// Runs a command line and gives the exit code.
-pub(crate) async fn run(cli: Cli) -> Result<u8, CtlError> {
+pub(crate) async fn run(cli: Cli, given: Given) -> Result<u8, CtlError> {
+    let output = Output::new(&cli.global);
+    // These work without a configuration that is right: one of them makes it so.
+    match cli.command {
+        Command::Config { command } => return config::run(&cli.global, given, &output, command),
+        Command::Completion { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "nvctl", &mut text);
+            output.line(&String::from_utf8_lossy(&text))?;
+            return Ok(EXIT_OK);
+        }
+        _ => {}
+    }
     let context = Context {
-        config: Config::new(&cli.global)?,
-        output: Output::new(&cli.global),
+        config: Config::new(&cli.global, given)?,
+        output,
         no_input: cli.global.no_input,
     };
     match cli.command {
@@ -49,6 +63,7 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, CtlError> {
         Command::Logout => session::logout(&context).await,
         Command::Status { wait, timeout } => status::run(&context, wait, timeout).await,
         Command::Get { kind, name } => get::run(&context, kind, name.as_deref()).await,
+        Command::Describe { kind, name } => describe::run(&context, kind, &name).await,
         Command::Apply { file, dry_run, wait } => apply::run(&context, &file, dry_run, wait).await,
         Command::Delete { kind, names, yes } => delete(&context, kind, &names, yes).await,
         Command::SetMode { service, mode } => {
@@ -76,20 +91,8 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, CtlError> {
         Command::Policy(command) => policy::run(&context, command).await,
         Command::Capture(command) => capture::run(&context, command).await,
         Command::Connectivity(command) => connectivity::run(&context, command).await,
-        Command::Completion { shell } => {
-            let mut text = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "nvctl", &mut text);
-            context.output.line(&String::from_utf8_lossy(&text))?;
-            Ok(EXIT_OK)
-        }
-        Command::Config => {
-            context
-                .config
-                .describe()
-                .iter()
-                .try_for_each(|line| context.output.line(line))?;
-            Ok(EXIT_OK)
-        }
+        // Done above.
+        Command::Completion { .. } | Command::Config { .. } => Ok(EXIT_OK),
     }
 }
 
