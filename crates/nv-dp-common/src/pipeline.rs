@@ -109,7 +109,8 @@ const ALLOW_NOT_POLICED: Ruling = Ruling::new(Verdict::Allow, Reason::NotPoliced
 
 /// Judges a packet: the verdict is final, counters, flows and events are written.
 ///
-/// A program that finds no tables or no entry for its interface lets packets pass: it is then not in anyone's care.
+/// A program that finds no tables or no entry for its interface lets packets pass: it is then not in anyone's care. A flow that is
+/// settled has what it needs of its endpoint with it, until the epoch changes.
 #[inline(always)]
 pub fn run<P: Packet, T: Tables>(packet: &P, tables: &T, scratch: &mut Scratch, passage: Passage) -> Verdict {
     let epoch = tables.epoch();

@@ -77,13 +77,15 @@ fn addresses_ports_and_payload() {
         &frame[sent.payload as usize..][..sent.payload_len as usize],
         b"payload"
     );
-    let short = parse_plain(
-        &SlicePacket(&frame),
-        Direction::Egress,
-        &mut [0; WINDOW],
-        &mut Headers::new(3),
-    );
-    assert_eq!(short, Some(Class::Flow), "the short way is taken");
+    for frame in [v4_tcp(), v6_udp()] {
+        let short = parse_plain(
+            &SlicePacket(&frame),
+            Direction::Egress,
+            &mut [0; WINDOW],
+            &mut Headers::new(3),
+        );
+        assert_eq!(short, Some(Class::Flow), "the short way is taken");
+    }
     let (_, received) = read(&frame, Direction::Ingress);
     assert_eq!((received.key.local_port, received.key.peer), (80, sent.key.local));
 }

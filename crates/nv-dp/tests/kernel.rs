@@ -74,6 +74,9 @@ fn echoes(stream: &mut TcpStream) -> bool {
     stream.write_all(b"ping").is_ok() && stream.read_exact(&mut buffer).is_ok() && &buffer == b"ping"
 }
 
+/// What the verifier walked when this was last looked at; it gives up at a million.
+const VERIFIED_INSTRUCTIONS: [(&str, u32); 2] = [("nv_egress", 52_800), ("nv_ingress", 100_400)];
+
 #[test]
 fn programs_load_fast_and_small() {
     if !is_root("programs_load_fast_and_small") {
@@ -86,10 +89,11 @@ fn programs_load_fast_and_small() {
     let took = start.elapsed();
     let counts = datapath.verified_instructions().unwrap();
     eprintln!("loaded in {took:?}, verified instructions {counts:?}");
-    for (program, count) in counts {
+    for (program, recorded) in VERIFIED_INSTRUCTIONS {
+        let count = counts[program];
         assert!(
-            (1..100_000).contains(&count),
-            "{program}: {count} verified instructions"
+            count.abs_diff(recorded) <= recorded / 10,
+            "{program}: {count} verified instructions, {recorded} are recorded: if that is meant, record it anew"
         );
     }
     datapath.purge().unwrap();

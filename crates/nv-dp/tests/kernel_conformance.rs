@@ -10,7 +10,7 @@
 
 mod common;
 
-use common::bench::{Bench, on_kernel, on_software};
+use common::bench::{Backend, Bench, on_kernel, on_software};
 use common::frames::{ACK, FIN, Path, RST, SYN, arp, echo, fragments, tagged, tcp, tcp_at, udp, unreachable};
 use common::image::{Builder, config, only, rule, workload};
 use nv_dp::{DatapathConfig, DatapathError, DatapathEvent, EndpointSpec};
@@ -54,6 +54,9 @@ scenarios! {
     reused_ports_begin_anew,
     counters_and_events,
     tcp_life,
+    a_half_closed_connection_ends,
+    settled_flows_keep_their_guards,
+    settled_flows_count_at_their_endpoint,
 }
 
 const OWN: &str = "10.9.0.2";
@@ -470,6 +473,85 @@ fn echo_pairs_and_errors(bench: &mut Bench) {
         bench.counters(Direction::Ingress).by_reason[Reason::Related as usize],
         2
     );
+}
+
+/// The end that has closed sends nothing but acknowledgements from then on, and they count.
+fn a_half_closed_connection_ends(bench: &mut Bench) {
+    bench.start(&allow_in(80));
+    let path = to_own(80);
+    assert!(bench.receive(&tcp_at(path, (1000, 0), SYN, b"")));
+    assert!(bench.send(&tcp_at(path.back(), (1000, 1001), SYN | ACK, b"")));
+    assert!(bench.receive(&tcp_at(path, (1001, 1001), ACK | FIN, b"")));
+    assert!(bench.send(&tcp_at(path.back(), (1001, 1002), ACK, b"")));
+    assert!(bench.send(&tcp_at(path.back(), (1001, 1002), ACK, &[0; 100])));
+    assert!(bench.receive(&tcp_at(path, (1002, 1101), ACK, b"")));
+    assert!(bench.send(&tcp_at(path.back(), (1101, 1002), ACK | FIN, b"")));
+    assert_eq!(bench.flows().len(), 1);
+    assert!(bench.receive(&tcp_at(path, (1002, 1102), ACK, b"")));
+    assert_eq!(bench.flows(), []);
+}
+
+fn settled_flows_keep_their_guards(bench: &mut Bench) {
+    let image = Builder::new(Mode::Protect)
+        .friend(PEER)
+        .port(Direction::Ingress, IpProto::UDP, 53, rule(Verdict::Allow, 4))
+        .build();
+    bench.start(&image);
+    let settle = |bench: &mut Bench, path: Path| {
+        for _ in 0..5 {
+            assert!(bench.receive(&udp(path, &[7; 64])));
+        }
+    };
+    settle(bench, to_own(53));
+    let (first, second) = fragments(&udp(to_own(53), &[7; 64]), 32);
+    assert!(bench.receive(&first));
+    assert!(bench.receive(&second), "its first was remembered");
+    // What comes for an address that is not the workload's own does not give it that address.
+    let foreign = Path::new(PEER, 40_000, "10.9.0.99", 53);
+    settle(bench, foreign);
+    assert!(!bench.send(&udp(foreign.back(), &[7; 64])));
+    let spoofed = bench.counters(Direction::Egress).by_reason[Reason::Spoofed as usize];
+    assert_eq!(spoofed, 1);
+}
+
+fn settled_flows_count_at_their_endpoint(bench: &mut Bench) {
+    let other = EndpointSpec {
+        ifindex: 1,
+        name: "lo".into(),
+        workload: None,
+        ..bench.spec.clone()
+    };
+    bench.datapath().attach(&other).unwrap();
+    bench.start(&allow_in(80));
+    let path = to_own(80);
+    assert!(bench.receive(&tcp(path, SYN, b"")));
+    for _ in 0..5 {
+        assert!(bench.receive(&tcp(path, ACK, b"")));
+    }
+    assert_eq!(bench.counters(Direction::Ingress).packets, 6);
+    assert_eq!(bench.status().endpoints[&1].ingress.packets, 0);
+}
+
+/// The kernel's clock cannot be moved on, so that only the software datapath can be asked.
+#[test]
+fn settled_flows_stay_as_long_as_they_are_used() {
+    on_software(|bench| {
+        bench.start(
+            &Builder::new(Mode::Protect)
+                .friend(PEER)
+                .port(Direction::Ingress, IpProto::UDP, 53, rule(Verdict::Allow, 4))
+                .build(),
+        );
+        for _ in 0..20 {
+            assert!(bench.receive(&udp(to_own(53), &[7; 64])));
+            let Backend::Software(datapath, now) = &mut bench.backend else {
+                unreachable!()
+            };
+            *now += 20_000_000_000;
+            datapath.advance(*now);
+            assert_eq!(bench.flows().len(), 1, "UDP is kept for 30 seconds");
+        }
+    });
 }
 
 fn fragments_follow_their_first(bench: &mut Bench) {

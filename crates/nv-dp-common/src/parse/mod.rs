@@ -177,8 +177,9 @@ const fn is_tag(ethertype: u16) -> bool {
     ethertype == ETH_VLAN || ethertype == ETH_QINQ
 }
 
-/// What [`parse`] makes of the most frequent frames, in one read: TCP or UDP in an IPv4 packet without options that is no
-/// fragment, right after an Ethernet header. `None`, and nothing that counts in `headers`, if it is another one.
+/// What [`parse`] makes of the most frequent frames: TCP or UDP in an IPv4 packet without options that is no fragment, in one read,
+/// and IPv6 without extension headers, in two; right after an Ethernet header. `None`, and nothing that counts in `headers`, if it
+/// is another one.
 #[inline(never)] // a frame of its own on the kernel's small stack
 pub fn parse_plain<P: Packet>(
     packet: &P,
@@ -189,27 +190,41 @@ pub fn parse_plain<P: Packet>(
     if !packet.window(0, HEAD, memory) {
         return None;
     }
-    let proto = memory[23];
-    let is_plain = be16(memory[12], memory[13]) == ETH_IPV4
-        && memory[14] == 0x45
-        && be16(memory[20], memory[21]) & 0x3fff == 0
-        && (proto == IpProto::TCP.0 || proto == IpProto::UDP.0);
-    let (mac, rest) = memory[6..].split_first_chunk::<8>()?;
-    let (ip, rest) = rest.split_first_chunk::<20>()?;
-    if !is_plain {
-        return None;
+    let (eth, rest) = memory.split_first_chunk::<14>()?;
+    headers.source_mac = [eth[6], eth[7], eth[8], eth[9], eth[10], eth[11]];
+    let room = packet.len() - 14; // the window was filled
+    match be16(eth[12], eth[13]) {
+        ETH_IPV4 => {
+            let (ip, l4) = rest.split_first_chunk::<20>()?;
+            let is_tcp = ip[9] == IpProto::TCP.0;
+            let has_ports = is_tcp || ip[9] == IpProto::UDP.0;
+            if ip[0] != 0x45 || be16(ip[6], ip[7]) & 0x3fff != 0 || !has_ports {
+                return None;
+            }
+            let Some((_, total)) = ipv4_header(ip, room, direction, headers) else {
+                return Some(Class::Malformed);
+            };
+            let (at, length) = (34, total - 20);
+            headers.begin(at, length);
+            Some(if is_tcp {
+                tcp(l4.first_chunk()?, direction, at, length, headers)
+            } else {
+                udp(l4.first_chunk()?, direction, at, length, headers)
+            })
+        }
+        ETH_IPV6 => {
+            let ip = rest.first_chunk::<40>()?;
+            if is_extension(ip[6]) {
+                return None;
+            }
+            let Some(length) = ipv6_header(ip, room - 40, direction, headers) else {
+                return Some(Class::Malformed);
+            };
+            headers.key.proto = ip[6];
+            Some(transport(packet, direction, 54, length, ip[7] == 255, headers))
+        }
+        _ => None,
     }
-    headers.source_mac = [mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]];
-    let Some((_, total)) = ipv4_header(ip, packet.len() - 14, direction, headers) else {
-        return Some(Class::Malformed);
-    };
-    let (at, length) = (34, total - 20);
-    headers.begin(at, length);
-    Some(if proto == IpProto::TCP.0 {
-        tcp(rest.first_chunk()?, direction, at, length, headers)
-    } else {
-        udp(rest.first_chunk()?, direction, at, length, headers)
-    })
 }
 
 /// Reads a frame that goes in `direction`, seen from the workload.
@@ -245,8 +260,8 @@ pub fn parse<P: Packet>(packet: &P, direction: Direction, headers: &mut Headers)
     }
 }
 
-/// Bytes of Ethernet, IPv4 and TCP headers without options.
-const HEAD: u32 = 14 + 20 + 20;
+/// Bytes of an Ethernet header with an IPv6 header, or with IPv4 and TCP headers without options.
+const HEAD: u32 = 14 + 40;
 
 #[inline(always)]
 fn set_addresses(headers: &mut Headers, direction: Direction, source: [u8; 16], destination: [u8; 16]) {
@@ -303,24 +318,33 @@ fn ipv6<P: Packet>(packet: &P, direction: Direction, at: u32, headers: &mut Head
     let Some(room) = packet.len().checked_sub(at + 40) else {
         return Class::Malformed;
     };
-    let mut left = u32::from(be16(ip[4], ip[5]));
-    if left == 0 && room > 0xffff {
-        left = room; // a jumbogram (RFC 2675), made by offloading
-    }
-    if ip[0] >> 4 != 6 || left > room {
+    let Some(left) = ipv6_header(&ip, room, direction, headers) else {
         return Class::Malformed;
-    }
-    let mut source = [0; 16];
-    let mut destination = [0; 16];
-    source.copy_from_slice(&ip[8..24]);
-    destination.copy_from_slice(&ip[24..40]);
-    set_addresses(headers, direction, source, destination);
+    };
     let Some((proto, start, length)) = extensions(packet, ip[6], at + 40, left, headers) else {
         return Class::Malformed;
     };
     headers.key.proto = proto;
     // Neighbour discovery that was forwarded is none (RFC 4861, 6.1 and 7.1).
     transport(packet, direction, start, length, ip[7] == 255, headers)
+}
+
+/// Reads an IPv6 header that has `room` bytes after it; gives the length of what is in it.
+#[inline(always)]
+fn ipv6_header(ip: &[u8; 40], room: u32, direction: Direction, headers: &mut Headers) -> Option<u32> {
+    let mut left = u32::from(be16(ip[4], ip[5]));
+    if left == 0 && room > 0xffff {
+        left = room; // a jumbogram (RFC 2675), made by offloading
+    }
+    if ip[0] >> 4 != 6 || left > room {
+        return None;
+    }
+    let mut source = [0; 16];
+    let mut destination = [0; 16];
+    source.copy_from_slice(&ip[8..24]);
+    destination.copy_from_slice(&ip[24..40]);
+    set_addresses(headers, direction, source, destination);
+    Some(left)
 }
 
 /// Follows extension headers; gives the upper protocol, where it starts and how long it is.
