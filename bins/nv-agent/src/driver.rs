@@ -212,6 +212,10 @@ impl Driver {
                     tracing::info!(id = %workload.id, name = workload.name, service = workload.service, "workload");
                     self.input(Input::WorkloadUp(workload));
                 }
+                (EventKind::Change, Some(workload)) => {
+                    tracing::info!(id = %workload.id, name = workload.name, interfaces = workload.interfaces.len(), "workload changed");
+                    self.input(Input::WorkloadUp(workload));
+                }
                 (EventKind::Stop | EventKind::Delete, _) => {
                     if let Ok(id) = event.subject.parse() {
                         self.input(Input::WorkloadDown(id));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
-use nv_types::{NodeId, Timestamp, Workload, WorkloadId};
+use nv_types::{Interface, NodeId, Timestamp, Workload, WorkloadId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -52,7 +52,8 @@ pub enum MonitorEvent {
         runtime: usize,
         /// What happened.
         event: RuntimeEvent,
-        /// The workload, with an [`EventKind::Start`]: as it was found just after. `None` if it had ended by then.
+        /// The workload, with an [`EventKind::Start`] or [`EventKind::Change`]: as it was found just after. `None` if it
+        /// had ended by then.
         workload: Option<Box<Workload>>,
     },
     /// A runtime was connected to, and everything that happened while it was not has been told.
@@ -74,7 +75,8 @@ impl Monitor {
     /// Starts a task for each runtime. The channel closes only after `cancel`.
     ///
     /// For each runtime the consumer sees one [`EventKind::Start`] for each life of a workload and one
-    /// [`EventKind::Stop`] after it, [`EventKind::Delete`] last; a lost connection as one [`EventKind::SocketError`],
+    /// [`EventKind::Stop`] after it, [`EventKind::Delete`] last, [`EventKind::Change`] only between the first two; a lost
+    /// connection as one [`EventKind::SocketError`],
     /// then the difference, then [`MonitorEvent::Synced`]. Must be called in a tokio runtime.
     #[must_use]
     pub fn spawn(
@@ -109,6 +111,32 @@ struct Life {
     netns: u64,
 }
 
+impl Life {
+    const fn of(workload: &Workload) -> Self {
+        Self {
+            started: workload.started,
+            pid: workload.pid,
+            netns: workload.netns,
+        }
+    }
+}
+
+/// What is remembered of a workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Found {
+    life: Life,
+    interfaces: Vec<Interface>,
+}
+
+impl Found {
+    fn of(workload: &Workload) -> Self {
+        Self {
+            life: Life::of(workload),
+            interfaces: workload.interfaces.clone(),
+        }
+    }
+}
+
 /// Why a connection ended.
 enum Ended {
     Runtime(String),
@@ -127,8 +155,8 @@ struct Watcher {
     runtime: Arc<dyn ContainerRuntime>,
     options: MonitorOptions,
     sender: mpsc::Sender<MonitorEvent>,
-    /// Workloads told as started. No life: it could not be inspected.
-    running: BTreeMap<WorkloadId, Option<Life>>,
+    /// Workloads told as started, as they were found last. Nothing: it could not be inspected.
+    running: BTreeMap<WorkloadId, Option<Found>>,
     /// Workloads told as stopped, not yet as deleted.
     ended: BTreeSet<WorkloadId>,
 }
@@ -263,6 +291,16 @@ impl Watcher {
                 Some(id) => self.deleted(&id, event.at).await,
                 None => Ok(()),
             },
+            EventKind::Change => match id() {
+                Some(id) if self.running.contains_key(&id) => {
+                    let found = self.runtime.inspect(&id, &self.options.node).await;
+                    if let Err(error) = &found {
+                        tracing::debug!(%id, %error, "changed workload not inspected");
+                    }
+                    self.changed(id, event.at, found.ok()).await
+                }
+                _ => Ok(()),
+            },
             EventKind::CopyIn
             | EventKind::CopyOut
             | EventKind::NetworkCreate
@@ -272,7 +310,7 @@ impl Watcher {
     }
 
     fn life(&self, id: &WorkloadId) -> Option<Life> {
-        self.running.get(id).copied().flatten()
+        self.running.get(id)?.as_ref().map(|found| found.life)
     }
 
     async fn started(
@@ -281,20 +319,39 @@ impl Watcher {
         at: Timestamp,
         workload: Option<Workload>,
     ) -> Result<(), Ended> {
-        let life = workload.as_ref().map(|workload| Life {
-            started: workload.started,
-            pid: workload.pid,
-            netns: workload.netns,
-        });
-        if let Some(known) = self.running.get(&id) {
-            if life.is_none() || *known == life {
-                return Ok(());
+        if self.running.contains_key(&id) {
+            match &workload {
+                None => return Ok(()),
+                // The same life; it may have been connected to a network while nobody told.
+                Some(found) if self.life(&id) == Some(Life::of(found)) => {
+                    return self.changed(id, at, workload).await;
+                }
+                Some(_) => self.stopped(&id, at).await?,
             }
-            self.stopped(&id, at).await?;
         }
         self.ended.remove(&id);
-        self.running.insert(id.clone(), life);
+        self.running.insert(id.clone(), workload.as_ref().map(Found::of));
         self.tell(EventKind::Start, id.into(), at, workload.map(Box::new))
+            .await
+    }
+
+    /// Tells of a workload that runs and has other interfaces than before. Networks also come and go while one starts or
+    /// ends: the events of that tell it all.
+    async fn changed(
+        &mut self,
+        id: WorkloadId,
+        at: Timestamp,
+        workload: Option<Workload>,
+    ) -> Result<(), Ended> {
+        let (Some(Some(known)), Some(workload)) = (self.running.get_mut(&id), workload) else {
+            return Ok(());
+        };
+        let found = Found::of(&workload);
+        if known.life != found.life || *known == found {
+            return Ok(());
+        }
+        *known = found;
+        self.tell(EventKind::Change, id.into(), at, Some(Box::new(workload)))
             .await
     }
 
@@ -338,6 +395,7 @@ impl Watcher {
 mod tests {
     use std::collections::VecDeque;
     use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use async_trait::async_trait;
 
@@ -351,7 +409,8 @@ mod tests {
     }
 
     /// Connections, one after the other; the last one stays.
-    struct Fake(Mutex<(Connection, VecDeque<Connection>)>);
+    /// Each look at a workload whose name begins with `grows` finds one more interface.
+    struct Fake(Mutex<(Connection, VecDeque<Connection>)>, AtomicUsize);
 
     #[async_trait]
     impl ContainerRuntime for Fake {
@@ -381,7 +440,12 @@ mod tests {
                 runtime: "fake",
                 id: id.to_string(),
             })?;
-            Ok(workload(id, node, Timestamp(*started)))
+            let mut workload = workload(id, node, Timestamp(*started));
+            if id.as_str().starts_with("grows") {
+                let count = self.1.fetch_add(1, Ordering::Relaxed);
+                workload.interfaces.resize(count, Interface::default());
+            }
+            Ok(workload)
         }
 
         async fn events(&self) -> Result<mpsc::Receiver<RuntimeEvent>, RuntimeError> {
@@ -418,7 +482,10 @@ mod tests {
     /// What the consumer sees up to the last connection's end, as (kind, subject); `None` is `Synced`.
     async fn seen(connections: Vec<Connection>) -> Vec<Option<(EventKind, String)>> {
         let ends = connections.len();
-        let fake = Fake(Mutex::new((Connection::default(), connections.into())));
+        let fake = Fake(
+            Mutex::new((Connection::default(), connections.into())),
+            AtomicUsize::new(1),
+        );
         let mut options = MonitorOptions::new("n".parse().unwrap());
         options.backoff_min = Duration::from_millis(1);
         options.backoff_max = Duration::from_millis(2);
@@ -468,6 +535,37 @@ mod tests {
                 None,
                 told(Stop, "b"),
                 told(Delete, "b")
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn other_interfaces_are_told_of_a_workload_that_runs_and_of_no_other() {
+        use EventKind::{Change, Delete, Stop};
+        let first = Connection {
+            running: vec![("grows", 10), ("grows-not-any-more", 5), ("same", 5)],
+            events: vec![
+                (Change, "never", 11),
+                (Change, "same", 11),
+                (Change, "grows", 12),
+                (Stop, "grows-not-any-more", 13),
+                (Change, "grows-not-any-more", 14),
+            ],
+        };
+        // What changed while nobody told is found by comparing.
+        let second = Connection {
+            running: vec![("grows", 10), ("same", 5)],
+            events: vec![],
+        };
+        assert_eq!(
+            seen(vec![first, second]).await[3..],
+            [
+                None,
+                told(Change, "grows"),
+                told(Stop, "grows-not-any-more"),
+                told(Delete, "grows-not-any-more"),
+                told(Change, "grows"),
+                None,
             ]
         );
     }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use nv_types::{NodeId, Timestamp, Workload, WorkloadId};
 use tokio::sync::mpsc;
 
-/// The eight kinds of event a runtime can tell of.
+/// The kinds of event a runtime can tell of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EventKind {
     /// A container runs.
@@ -15,6 +15,8 @@ pub enum EventKind {
     Stop,
     /// A container is gone.
     Delete,
+    /// A running container has other interfaces than before: it was connected to a network or disconnected from one.
+    Change,
     /// Files were copied into a container.
     CopyIn,
     /// Files were copied out of a container.

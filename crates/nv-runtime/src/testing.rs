@@ -295,6 +295,8 @@ impl Drop for TestDockerd {
         if remove.len() > 3 {
             self.try_docker(&remove);
         }
+        // dockerd leaves the bridges of its networks where it ran.
+        self.try_docker(&["network", "prune", "--force"]);
         if let Some(mut child) = self.dockerd.take() {
             terminate(&mut child);
         }

@@ -246,6 +246,40 @@ async fn every_kind_of_event_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_network_that_is_connected_later_is_an_interface_with_its_addresses() {
+    if !is_root("a_network_that_is_connected_later_is_an_interface_with_its_addresses") {
+        return;
+    }
+    let docker = TestDockerd::start(DockerNetwork::CurrentNamespace);
+    let cancel = CancellationToken::new();
+    let mut events = monitor(&docker, &cancel);
+    synced(&mut events).await;
+    docker.docker(&["network", "create", "--subnet", "10.213.7.0/24", "n2"]);
+    let id = docker.run_container("cc", "test/base:1", &[], SLEEP);
+    let mut change = async |kind: EventKind| loop {
+        if let MonitorEvent::Runtime { event, workload, .. } = next(&mut events).await
+            && event.kind != EventKind::NetworkCreate
+        {
+            assert_eq!((event.kind, event.subject.as_str()), (kind, id.as_str()));
+            return workload.unwrap().interfaces;
+        }
+    };
+    let before = change(EventKind::Start).await;
+    docker.docker(&["network", "connect", "--ip", "10.213.7.9", "n2", "cc"]);
+    let with = change(EventKind::Change).await;
+    assert_eq!(with.len(), before.len() + 1, "{with:?}");
+    let new = with.iter().find(|interface| !before.contains(interface)).unwrap();
+    assert!(new.host_index.is_some(), "{new:?}");
+    assert!(
+        new.addresses.contains(&("10.213.7.9".parse().unwrap(), 24)),
+        "{new:?}"
+    );
+    docker.docker(&["network", "disconnect", "n2", "cc"]);
+    assert_eq!(change(EventKind::Change).await, before);
+    cancel.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn after_a_crash_of_dockerd_exactly_the_difference() {
     if !is_root("after_a_crash_of_dockerd_exactly_the_difference") {
         return;

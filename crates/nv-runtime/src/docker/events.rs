@@ -42,6 +42,8 @@ fn translate(message: EventMessage) -> Option<RuntimeEvent> {
         (Type::CONTAINER, "archive-path") => EventKind::CopyOut,
         (Type::NETWORK, "create") => EventKind::NetworkCreate,
         (Type::NETWORK, "destroy") => EventKind::NetworkDelete,
+        // The actor is the network; the container stands beside it.
+        (Type::NETWORK, "connect" | "disconnect") => EventKind::Change,
         _ => return None,
     };
     let actor = message.actor?;
@@ -52,9 +54,13 @@ fn translate(message: EventMessage) -> Option<RuntimeEvent> {
         (Some(nanos), _) => u64::try_from(nanos).ok()?,
         (None, seconds) => u64::try_from(seconds?).ok()?.checked_mul(1_000_000_000)?,
     };
+    let subject = match kind {
+        EventKind::Change => actor.attributes?.remove("container")?,
+        _ => actor.id?,
+    };
     Some(RuntimeEvent {
         kind,
-        subject: actor.id?,
+        subject,
         at: Timestamp(at),
     })
 }
@@ -81,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn the_eight_kinds_without_noise_and_doubles() {
+    fn the_kinds_without_noise_and_doubles() {
         let mut filter = Filter::default();
         let mut kinds = Vec::new();
         for (typ, action, at) in [
@@ -100,7 +106,7 @@ mod tests {
             (Type::CONTAINER, "extract-to-dir", 6),
             (Type::CONTAINER, "archive-path", 7),
             (Type::CONTAINER, "destroy", 8),
-            (Type::NETWORK, "disconnect", 9),
+            (Type::NETWORK, "prune", 9),
             (Type::NETWORK, "destroy", 9),
             (Type::VOLUME, "destroy", 9),
         ] {
@@ -120,6 +126,26 @@ mod tests {
                 NetworkDelete
             ]
         );
+    }
+
+    #[test]
+    fn a_network_that_is_connected_or_disconnected_changes_its_container() {
+        let event = |action: &str, container: Option<&str>| {
+            let attributes = container.map(|id| HashMap::from([("container".to_owned(), id.to_owned())]));
+            let actor = EventActor {
+                id: Some("net".to_owned()),
+                attributes,
+            };
+            Filter::default().event(EventMessage {
+                actor: Some(actor),
+                ..message(Type::NETWORK, action, 1)
+            })
+        };
+        for action in ["connect", "disconnect"] {
+            let told = event(action, Some("c1")).unwrap();
+            assert_eq!((told.kind, told.subject.as_str()), (EventKind::Change, "c1"));
+            assert_eq!(event(action, None), None, "of which container, nobody knows");
+        }
     }
 
     #[test]

@@ -27,13 +27,15 @@ const TIMEOUT: u64 = 30;
 /// [`Monitor`](crate::Monitor) answers by comparing anew.
 const QUEUE: usize = 1024;
 /// Actions that are asked for: dockerd itself leaves out the rest, such as every health probe.
-const ACTIONS: [&str; 6] = [
+const ACTIONS: [&str; 8] = [
     "start",
     "die",
     "create",
     "destroy",
     "extract-to-dir",
     "archive-path",
+    "connect",
+    "disconnect",
 ];
 
 /// A dockerd. Cheap to make: it is connected to with the first call, and anew after a failure.
@@ -116,6 +118,7 @@ impl ContainerRuntime for DockerRuntime {
                 EventKind::Start,
                 EventKind::Stop,
                 EventKind::Delete,
+                EventKind::Change,
                 EventKind::CopyIn,
                 EventKind::CopyOut,
                 EventKind::NetworkCreate,
