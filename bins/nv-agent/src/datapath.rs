@@ -55,18 +55,27 @@ pub(crate) struct DatapathThread {
 }
 
 impl DatapathThread {
-    /// Opens the datapath and starts its thread.
-    pub(crate) fn start(kind: &DatapathKind, tells: mpsc::Sender<Tell>) -> anyhow::Result<Self> {
+    /// Opens the datapath and starts its thread. Also gives what it guards already.
+    pub(crate) fn start(
+        kind: &DatapathKind,
+        tells: mpsc::Sender<Tell>,
+    ) -> anyhow::Result<(Self, Vec<EndpointWant>)> {
         let mut datapath: Box<dyn Datapath> = match kind {
             DatapathKind::Ebpf(pins) => Box::new(
                 EbpfDatapath::open(EbpfConfig::new(pins)).context("the kernel datapath cannot be used")?,
             ),
             DatapathKind::Software => Box::new(SoftwareDatapath::default()),
         };
-        let hook = datapath
-            .status()
-            .context("the datapath's state cannot be read")?
-            .hook;
+        let DatapathStatus { hook, endpoints, .. } =
+            datapath.status().context("the datapath's state cannot be read")?;
+        let adopted = endpoints.into_values().map(|endpoint| EndpointWant {
+            ifindex: endpoint.spec.ifindex,
+            name: endpoint.spec.name,
+            workload: endpoint.spec.workload,
+            mac: endpoint.spec.mac,
+            addresses: endpoint.spec.addresses,
+        });
+        let adopted = adopted.collect();
         let (asks, receiver) = std_mpsc::channel();
         let dropped = Arc::new(AtomicU64::new(0));
         let mut worker = Worker {
@@ -81,12 +90,13 @@ impl DatapathThread {
             .name("nv-datapath".into())
             .spawn(move || worker.run(&receiver))
             .context("cannot start the datapath's thread")?;
-        Ok(Self {
+        let thread = Self {
             asks: Some(asks),
             thread: Some(thread),
             hook,
             dropped,
-        })
+        };
+        Ok((thread, adopted))
     }
 
     pub(crate) fn hook(&self) -> &str {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use nv_agent_core::{Agent, Effect, Facts, Input};
+use nv_agent_core::{Agent, Effect, EndpointWant, Facts, Input};
 use nv_runtime::{EventKind, LinkEvent, LinkWatcher, MonitorEvent};
 use nv_store::{Change, WatchEvent, WatchStream};
 use nv_types::{NodeId, Revision};
@@ -39,6 +39,8 @@ pub(crate) struct Driver {
     pub(crate) uplink: Arc<Uplink>,
     pub(crate) workloads: Workloads,
     pub(crate) facts: Facts,
+    /// What the datapath guards already.
+    pub(crate) adopted: Vec<EndpointWant>,
     pub(crate) snapshot: Snapshot,
     pub(crate) snapshot_path: PathBuf,
     /// Events lost in the kernel.
@@ -59,7 +61,7 @@ impl Driver {
             let due = self
                 .core
                 .poll_timeout()
-                .map(|at| Duration::from_nanos(at.since(node::now())));
+                .map(|at| Duration::from_nanos(at.since(node::moment().steady)));
             tokio::select! {
                 // What the datapath answers comes first: everything else waits for it anyway.
                 biased;
@@ -101,12 +103,16 @@ impl Driver {
     }
 
     fn input(&mut self, input: Input) {
-        self.core.handle(input, node::now());
+        self.core.handle(input, node::moment());
     }
 
     /// What was in force before comes first: facts, interfaces, the saved policy.
     fn begin(&mut self) {
-        self.input(Input::Preexisting(node::interfaces()));
+        let interfaces = node::interfaces();
+        let mut adopted = std::mem::take(&mut self.adopted);
+        adopted.retain(|want| interfaces.contains(&want.ifindex));
+        self.input(Input::Preexisting(interfaces));
+        self.input(Input::Adopted(adopted));
         self.input(Input::Facts(self.facts.clone()));
         if !self.snapshot.entries.is_empty() {
             tracing::info!(revision = %self.snapshot.revision, "the saved policy is put in force until the controller answers");

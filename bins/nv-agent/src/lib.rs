@@ -100,7 +100,7 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     // Enforcement first: an agent that cannot enforce must not join, nor say that it is there.
     let (tells, from_datapath) = mpsc::channel(TELLS);
     let kind = config.datapath.clone();
-    let datapath = tokio::task::spawn_blocking(move || DatapathThread::start(&kind, tells))
+    let (datapath, adopted) = tokio::task::spawn_blocking(move || DatapathThread::start(&kind, tells))
         .await
         .context("opening the datapath")??;
     let pems = Pems::load(&config.credentials, folder, &config.node, &config.controller).await?;
@@ -165,6 +165,7 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         uplink,
         workloads,
         facts,
+        adopted,
         snapshot: snapshot.unwrap_or_default(),
         snapshot_path,
         kernel_lost: 0,

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use nix::ifaddrs::getifaddrs;
 use nix::time::{ClockId, clock_gettime};
+use nv_agent_core::{Moment, Steady};
 use nv_types::Timestamp;
 
 /// The node's own addresses, loopback and link-local ones left out.
@@ -48,6 +49,14 @@ pub(crate) fn interfaces() -> BTreeSet<u32> {
     found
         .map(|list| list.iter().map(nix::net::if_::Interface::index).collect())
         .unwrap_or_default()
+}
+
+/// Now, on both clocks.
+pub(crate) fn moment() -> Moment {
+    Moment {
+        steady: Steady(nanoseconds(ClockId::CLOCK_MONOTONIC)),
+        day: now(),
+    }
 }
 
 /// The time of day.

@@ -11,7 +11,8 @@ use nv_types::{
 use crate::book::AddressBook;
 use crate::compiled::Compiled;
 use crate::endpoints::{Endpoints, try_again};
-use crate::io::{Effect, Facts, FlowSample, Input};
+use crate::io::{Effect, Facts, FlowSample, Input, Moment, Steady};
+use crate::naming;
 
 /// The agent's state.
 #[derive(Debug)]
@@ -37,7 +38,7 @@ pub struct Agent {
     applying: Option<(Revision, BTreeSet<WorkloadId>)>,
     /// How often in a row an image was refused, and when to try again.
     refusals: u32,
-    retry: Option<Timestamp>,
+    retry: Option<Steady>,
     in_force: Option<Revision>,
     workloads_in_force: BTreeSet<WorkloadId>,
     /// What is wrong, by what it is about.
@@ -45,7 +46,7 @@ pub struct Agent {
     lost: BTreeMap<String, u64>,
     reported: Option<Node>,
     effects: VecDeque<Effect>,
-    now: Timestamp,
+    now: Moment,
 }
 
 impl Agent {
@@ -74,24 +75,28 @@ impl Agent {
             lost: BTreeMap::new(),
             reported: None,
             effects: VecDeque::new(),
-            now: Timestamp(0),
+            now: Moment::default(),
         }
     }
 
     /// Takes something that happened.
-    pub fn handle(&mut self, input: Input, now: Timestamp) {
-        self.now = self.now.max(now);
+    pub fn handle(&mut self, input: Input, now: Moment) {
+        self.now = Moment {
+            steady: self.now.steady.max(now.steady),
+            day: now.day,
+        };
         match input {
             Input::Facts(facts) => {
                 self.dirty |= facts.addresses != self.facts.addresses;
                 self.facts = facts;
             }
             Input::Preexisting(indexes) => self.endpoints.preexisting(indexes),
+            Input::Adopted(wants) => self.endpoints.adopted(wants, self.now.steady),
             Input::WorkloadUp(workload) => self.workload_up(*workload),
             Input::WorkloadDown(id) => self.workload_down(&id),
             Input::Synced { runtime, running } => self.synced(runtime, &running),
             Input::Link { ifindex, name } => {
-                self.endpoints.link(ifindex, name, self.now);
+                self.endpoints.link(ifindex, name, self.now.steady);
                 self.plan_endpoints();
             }
             Input::LinkGone(ifindex) => self.effects.extend(self.endpoints.gone(ifindex)),
@@ -100,7 +105,7 @@ impl Agent {
             Input::StoreResync { entries, revision } => self.store_resync(&entries, revision),
             Input::Applied(result) => self.applied(result),
             Input::Attached { ifindex, result } => {
-                let effect = self.endpoints.attached(ifindex, result, self.now);
+                let effect = self.endpoints.attached(ifindex, result, self.now.steady);
                 self.effects.extend(effect);
             }
             Input::Lost(lost) => self.lost = lost,
@@ -111,12 +116,15 @@ impl Agent {
 
     fn tick(&mut self) {
         if self.releases() {
-            let released = self.endpoints.release(self.now);
+            let in_force = &self.workloads_in_force;
+            let released = self
+                .endpoints
+                .release(|id| in_force.contains(id), self.now.steady);
             self.effects.extend(released);
         } else {
             self.endpoints.take_back();
         }
-        if self.retry.is_some_and(|at| at <= self.now) {
+        if self.retry.is_some_and(|at| at <= self.now.steady) {
             self.retry = None;
             self.dirty = true;
         }
@@ -141,7 +149,8 @@ impl Agent {
 
     // Workloads.
 
-    fn workload_up(&mut self, workload: Workload) {
+    fn workload_up(&mut self, mut workload: Workload) {
+        naming::settle(&mut workload);
         if self.local.get(&workload.id) == Some(&workload) {
             return;
         }
@@ -173,7 +182,7 @@ impl Agent {
     }
 
     fn locals_changed(&mut self) {
-        let effects = self.endpoints.claim(&self.local, self.now);
+        let effects = self.endpoints.claim(&self.local, self.now.steady);
         self.effects.extend(effects);
         self.dirty = true;
     }
@@ -330,7 +339,7 @@ impl Agent {
                 self.degraded.insert("apply".into(), what);
                 // It may have been want of memory; meanwhile the old one stays.
                 self.refusals = self.refusals.saturating_add(1);
-                self.retry = Some(try_again(self.refusals, self.now));
+                self.retry = Some(try_again(self.refusals, self.now.steady));
             }
         }
     }
@@ -344,7 +353,7 @@ impl Agent {
         let is_known = |id: &WorkloadId| {
             in_force.contains(id) && next.is_none_or(|(_, workloads)| workloads.contains(id))
         };
-        let effects = self.endpoints.plan(is_known, self.now);
+        let effects = self.endpoints.plan(is_known, self.now.steady);
         self.effects.extend(effects);
     }
 
@@ -387,7 +396,7 @@ impl Agent {
         if let Ok(value) = encode(
             &key,
             &Node {
-                seen: self.now,
+                seen: self.now.day,
                 ..node.clone()
             },
         ) {
@@ -415,9 +424,10 @@ impl Agent {
 
     /// When to call with [`Input::Tick`] if nothing else happens.
     #[must_use]
-    pub fn poll_timeout(&self) -> Option<Timestamp> {
+    pub fn poll_timeout(&self) -> Option<Steady> {
+        let in_force = &self.workloads_in_force;
         self.endpoints
-            .due(self.releases())
+            .due(self.releases(), |id| in_force.contains(id))
             .into_iter()
             .chain(self.retry)
             .min()

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nv_types::{Timestamp, Workload, WorkloadId};
+use nv_types::{Workload, WorkloadId};
 
-use crate::io::{Effect, EndpointWant};
+use crate::io::{Effect, EndpointWant, Steady};
 
 /// How long an interface may stay without a workload before it is let go, where settings leave that open.
 const UNCLAIMED: u64 = 30_000_000_000;
@@ -13,9 +13,9 @@ const FIRST_PAUSE: u64 = 1_000_000_000;
 const DOUBLINGS: u32 = 6;
 
 /// When to try again what has failed this often in a row.
-pub(crate) fn try_again(failures: u32, now: Timestamp) -> Timestamp {
+pub(crate) fn try_again(failures: u32, now: Steady) -> Steady {
     let pause = FIRST_PAUSE << failures.saturating_sub(1).min(DOUBLINGS);
-    Timestamp(now.0.saturating_add(pause))
+    now.after(pause)
 }
 
 /// What is known of an interface.
@@ -27,7 +27,7 @@ struct Endpoint {
     /// As the datapath has it for certain.
     guarded: Option<EndpointWant>,
     /// When it showed up.
-    since: Timestamp,
+    since: Steady,
     /// After failures.
     failed: Option<Failed>,
     /// It stayed without a workload for too long and was let go.
@@ -40,7 +40,7 @@ struct Failed {
     /// How often in a row.
     count: u32,
     /// When to try again; `None` once that time has come.
-    again: Option<Timestamp>,
+    again: Option<Steady>,
     /// What the last one said.
     words: String,
 }
@@ -74,7 +74,22 @@ impl Endpoints {
         self.preexisting = indexes;
     }
 
-    pub(crate) fn link(&mut self, ifindex: u32, name: String, now: Timestamp) {
+    /// Takes what the datapath guards already. An agent before this one asked for it: it is known from the first moment, stays as it is
+    /// until something better is known, and is not taken for what was there before nv.
+    pub(crate) fn adopted(&mut self, wants: Vec<EndpointWant>, now: Steady) {
+        for want in wants {
+            let ifindex = want.ifindex;
+            if want.workload.is_none() {
+                self.preexisting.remove(&ifindex);
+            }
+            self.touched.insert(ifindex);
+            let mut endpoint = Endpoint::new(want.name.clone(), now);
+            endpoint.guarded = Some(want);
+            self.known.insert(ifindex, endpoint);
+        }
+    }
+
+    pub(crate) fn link(&mut self, ifindex: u32, name: String, now: Steady) {
         if self.preexisting.contains(&ifindex) && !self.claims.contains_key(&ifindex) {
             return;
         }
@@ -101,11 +116,7 @@ impl Endpoints {
     }
 
     /// Takes over which interfaces belong to the workloads that run here.
-    pub(crate) fn claim(
-        &mut self,
-        workloads: &BTreeMap<WorkloadId, Workload>,
-        now: Timestamp,
-    ) -> Vec<Effect> {
+    pub(crate) fn claim(&mut self, workloads: &BTreeMap<WorkloadId, Workload>, now: Steady) -> Vec<Effect> {
         let mut claims = BTreeMap::new();
         for workload in workloads.values() {
             for interface in &workload.interfaces {
@@ -146,7 +157,7 @@ impl Endpoints {
     }
 
     /// What is to be attached now that the image in force knows the workloads for which `is_known` holds.
-    pub(crate) fn plan(&mut self, is_known: impl Fn(&WorkloadId) -> bool, now: Timestamp) -> Vec<Effect> {
+    pub(crate) fn plan(&mut self, is_known: impl Fn(&WorkloadId) -> bool, now: Steady) -> Vec<Effect> {
         let mut effects = Vec::new();
         for (ifindex, endpoint) in &mut self.known {
             if endpoint.released || self.awaited.contains_key(ifindex) || endpoint.is_paused(now) {
@@ -180,7 +191,7 @@ impl Endpoints {
         &mut self,
         ifindex: u32,
         result: Result<(), Option<String>>,
-        now: Timestamp,
+        now: Steady,
     ) -> Option<Effect> {
         if self.awaited.remove(&ifindex)? == Awaited::Outdated {
             return None;
@@ -226,11 +237,12 @@ impl Endpoints {
         })
     }
 
-    /// Lets interfaces go that nobody has claimed for too long.
-    pub(crate) fn release(&mut self, now: Timestamp) -> Vec<Effect> {
+    /// Lets interfaces go that nobody has claimed for too long. One that is guarded as a workload's for which `is_alive` holds is
+    /// claimed: its runtime has not spoken yet.
+    pub(crate) fn release(&mut self, is_alive: impl Fn(&WorkloadId) -> bool, now: Steady) -> Vec<Effect> {
         let mut left = Vec::new();
         for (ifindex, endpoint) in &mut self.known {
-            let unclaimed = !self.claims.contains_key(ifindex);
+            let unclaimed = !self.claims.contains_key(ifindex) && !endpoint.workload().is_some_and(&is_alive);
             if unclaimed && !endpoint.released && now.since(endpoint.since) >= UNCLAIMED {
                 endpoint.released = true;
                 endpoint.asked = None;
@@ -272,7 +284,7 @@ impl Endpoints {
     }
 
     /// When something here is due.
-    pub(crate) fn due(&self, releases: bool) -> Option<Timestamp> {
+    pub(crate) fn due(&self, releases: bool, is_alive: impl Fn(&WorkloadId) -> bool) -> Option<Steady> {
         let retries = self
             .known
             .values()
@@ -281,15 +293,18 @@ impl Endpoints {
             .known
             .iter()
             .filter(|(ifindex, endpoint)| {
-                releases && !endpoint.released && !self.claims.contains_key(*ifindex)
+                releases
+                    && !endpoint.released
+                    && !self.claims.contains_key(*ifindex)
+                    && !endpoint.workload().is_some_and(&is_alive)
             })
-            .map(|(_, endpoint)| Timestamp(endpoint.since.0.saturating_add(UNCLAIMED)));
+            .map(|(_, endpoint)| endpoint.since.after(UNCLAIMED));
         retries.chain(unclaimed).min()
     }
 }
 
 impl Endpoint {
-    const fn new(name: String, since: Timestamp) -> Self {
+    const fn new(name: String, since: Steady) -> Self {
         Self {
             name,
             asked: None,
@@ -307,7 +322,7 @@ impl Endpoint {
     }
 
     /// Whether it has failed and its time has not come.
-    fn is_paused(&mut self, now: Timestamp) -> bool {
+    fn is_paused(&mut self, now: Steady) -> bool {
         let Some(again) = self.failed.as_mut().map(|failed| &mut failed.again) else {
             return false;
         };

@@ -8,6 +8,34 @@ use nv_types::{
     Timestamp, Verdict, Workload, WorkloadId,
 };
 
+/// Nanoseconds on a clock that goes forward only, at one pace, and that nobody sets (`CLOCK_MONOTONIC`): every duration is
+/// measured on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Steady(pub u64);
+
+impl Steady {
+    /// Nanoseconds that have passed since `earlier`; 0 if it is later.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// So many nanoseconds later.
+    #[must_use]
+    pub const fn after(self, nanoseconds: u64) -> Self {
+        Self(self.0.saturating_add(nanoseconds))
+    }
+}
+
+/// A moment on both clocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// What decides when something is due.
+    pub steady: Steady,
+    /// The time of day, which is only shown: it may jump in either direction.
+    pub day: Timestamp,
+}
+
 /// What the node is, as its shell found it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -32,6 +60,9 @@ pub enum Input {
     Facts(Facts),
     /// Interfaces that were there before the agent: those that no workload claims are left alone.
     Preexisting(BTreeSet<u32>),
+    /// Interfaces that the datapath guards already, and as whose, for an agent before this one. After
+    /// [`Input::Preexisting`], which names all that are there; what is not in that list is not to be in this one.
+    Adopted(Vec<EndpointWant>),
     /// A workload runs, as it was found.
     WorkloadUp(Box<Workload>),
     /// A workload has ended.

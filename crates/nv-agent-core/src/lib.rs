@@ -1,6 +1,6 @@
 //! The agent's brain: what the runtime, the kernel and the store tell goes in, what is to be done comes out.
 //!
-//! No I/O, no clock. The shell calls [`Agent::handle`] with each [`Input`], then [`Agent::poll_effect`] until it gives nothing, and
+//! No I/O, no clock: the time comes with each input. The shell calls [`Agent::handle`] with each [`Input`], then [`Agent::poll_effect`] until it gives nothing, and
 //! carries the effects out; their results come back as inputs. [`Agent::poll_timeout`] says when to call
 //! with [`Input::Tick`] if nothing else happens.
 //!
@@ -8,11 +8,11 @@
 //! is given to it, and an interface that shows up before its workload is guarded at once.
 //!
 //! ```
-//! use nv_agent_core::{Agent, Effect, Input};
-//! use nv_types::{Revision, Timestamp};
+//! use nv_agent_core::{Agent, Effect, Input, Moment};
+//! use nv_types::Revision;
 //!
 //! let mut agent = Agent::new("node-1".parse().unwrap());
-//! agent.handle(Input::StoreResync { entries: vec![], revision: Revision(1) }, Timestamp(0));
+//! agent.handle(Input::StoreResync { entries: vec![], revision: Revision(1) }, Moment::default());
 //! let effects: Vec<_> = std::iter::from_fn(|| agent.poll_effect()).collect();
 //! assert!(effects.iter().any(|effect| matches!(effect, Effect::Apply { .. })));
 //! ```
@@ -23,6 +23,7 @@ mod book;
 mod compiled;
 mod endpoints;
 mod io;
+mod naming;
 
 pub use agent::Agent;
-pub use io::{Effect, EndpointWant, Facts, FlowSample, Input, Switches};
+pub use io::{Effect, EndpointWant, Facts, FlowSample, Input, Moment, Steady, Switches};

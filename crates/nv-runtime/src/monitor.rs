@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
-use nv_types::{Interface, NodeId, Timestamp, Workload, WorkloadId};
+use nv_types::{Interface, NodeId, Timestamp, Workload, WorkloadId, WorkloadState};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -285,6 +285,7 @@ impl Watcher {
                 Some(id) if self.life(&id).is_none_or(|life| life.started <= event.at) => {
                     self.stopped(&id, event.at).await
                 }
+                Some(id) if self.has_ended(&id).await => self.stopped(&id, event.at).await,
                 _ => Ok(()),
             },
             EventKind::Delete => match id() {
@@ -306,6 +307,14 @@ impl Watcher {
             | EventKind::NetworkCreate
             | EventKind::NetworkDelete
             | EventKind::SocketError => self.tell(event.kind, event.subject, event.at, None).await,
+        }
+    }
+
+    /// Whether a workload is over although its end is said to be before its start: so it is after the clock was set back.
+    async fn has_ended(&self, id: &WorkloadId) -> bool {
+        match self.runtime.inspect(id, &self.options.node).await {
+            Ok(workload) => workload.state != WorkloadState::Running,
+            Err(error) => matches!(error, RuntimeError::NotFound { .. }),
         }
     }
 
@@ -409,7 +418,8 @@ mod tests {
     }
 
     /// Connections, one after the other; the last one stays.
-    /// Each look at a workload whose name begins with `grows` finds one more interface.
+    /// Each look at a workload whose name begins with `grows` finds one more interface; the second one at `ends` finds that it is
+    /// over.
     struct Fake(Mutex<(Connection, VecDeque<Connection>)>, AtomicUsize);
 
     #[async_trait]
@@ -444,6 +454,9 @@ mod tests {
             if id.as_str().starts_with("grows") {
                 let count = self.1.fetch_add(1, Ordering::Relaxed);
                 workload.interfaces.resize(count, Interface::default());
+            }
+            if id.as_str() == "ends" && self.1.fetch_add(1, Ordering::Relaxed) > 1 {
+                workload.state = WorkloadState::Exited;
             }
             Ok(workload)
         }
@@ -566,6 +579,24 @@ mod tests {
                 told(Delete, "grows-not-any-more"),
                 told(Change, "grows"),
                 None,
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn an_end_counts_also_when_the_clock_was_set_back() {
+        use EventKind::{Start, Stop};
+        let connection = Connection {
+            running: vec![("ends", 1000), ("goes-on", 1000)],
+            events: vec![(Stop, "goes-on", 7), (Stop, "ends", 8)],
+        };
+        assert_eq!(
+            seen(vec![connection]).await,
+            [
+                told(Start, "ends"),
+                told(Start, "goes-on"),
+                None,
+                told(Stop, "ends")
             ]
         );
     }

@@ -89,6 +89,27 @@ fn a_stranger_is_let_go_after_half_a_minute_unless_settings_deny() {
 }
 
 #[test]
+fn a_workload_whose_service_no_group_can_be_named_by_is_under_policy_all_the_same() {
+    let mut world = World::new();
+    world.resync();
+    world.link(7);
+    let mut found = workload("web", "n1", 7);
+    found.service = "team/w\u{e9}b shop\n".into();
+    world.up(&found);
+    world.settle();
+    assert_eq!(world.guarded[&7], Some(id("web")), "it is in the image");
+    let stored = world.store.values.get("workload/n1/web").unwrap();
+    let stored: nv_types::Workload = nv_policy::decode("", stored).unwrap();
+    assert_eq!(stored.service, "team:wb:shop", "everyone sees the same name");
+    // Named by nothing but its container.
+    found.service = String::new();
+    found.name = "/".into();
+    world.up(&found);
+    world.settle();
+    assert_eq!(world.guarded[&7], Some(id("web")));
+}
+
+#[test]
 fn unknown_interfaces_are_closed_once_something_is_protected() {
     let mut world = World::new();
     world.resync();

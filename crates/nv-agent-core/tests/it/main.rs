@@ -7,6 +7,7 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod clock;
 mod endpoints;
 mod races;
 mod shell;

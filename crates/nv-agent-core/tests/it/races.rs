@@ -285,6 +285,70 @@ fn what_an_agent_before_left_guarded_is_undone_when_it_is_gone() {
 }
 
 #[test]
+fn a_stranger_that_an_agent_before_guarded_stays_guarded() {
+    let mut shell = ready(&[5]);
+    settings(&mut shell, UnknownEndpoint::Deny);
+    shell.link(7);
+    shell.settle();
+    assert_eq!(shell.owner(7), Some(None));
+    shell.restart();
+    assert_eq!(shell.owner(7), Some(None), "nothing opens");
+    shell.settle();
+    shell.synced(&[]);
+    shell.wait(3600 * SECOND);
+    shell.settle();
+    assert_eq!(
+        shell.owner(7),
+        Some(None),
+        "settings say deny: it is never let go"
+    );
+    assert_eq!(shell.owner(5), None, "it was there before the first agent");
+    // Where settings leave it open it has its half minute, as any other.
+    settings(&mut shell, UnknownEndpoint::Auto);
+    shell.settle();
+    shell.link(8);
+    shell.settle();
+    shell.restart();
+    shell.settle();
+    shell.wait(29 * SECOND);
+    shell.settle();
+    assert_eq!(shell.owner(8), Some(None));
+    shell.wait(SECOND);
+    shell.settle();
+    assert_eq!(shell.owner(8), None);
+    assert!(shell.troubles().contains("veth8"), "{}", shell.troubles());
+    // Once let go it is as if it had been there before.
+    shell.restart();
+    shell.settle();
+    assert_eq!(shell.owner(8), None);
+}
+
+#[test]
+fn what_an_agent_before_guarded_is_kept_while_its_runtime_is_away() {
+    let mut shell = ready(&[]);
+    shell.link(7);
+    shell.up(&workload("web", "n1", 7));
+    shell.synced(&["web"]);
+    shell.settle();
+    shell.restart();
+    shell.settle();
+    shell.wait(3600 * SECOND);
+    shell.settle();
+    assert_eq!(
+        shell.owner(7),
+        Some(Some(id("web"))),
+        "dockerd does not answer for an hour"
+    );
+    assert_eq!(shell.agent.poll_timeout(), None);
+    // It is back and says that the workload is gone; its interface is not.
+    shell.synced(&[]);
+    shell.settle();
+    shell.wait(SECOND);
+    shell.settle();
+    assert_eq!(shell.owner(7), None, "nobody's for longer than half a minute");
+}
+
+#[test]
 fn an_agent_that_starts_without_anything_saved_touches_nothing_until_the_controller_answers() {
     let mut shell = Shell::new(&[5, 7]);
     shell.disconnect();

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use nv_agent_core::{Agent, Effect, EndpointWant, Facts, Input};
+use nv_agent_core::{Agent, Effect, EndpointWant, Facts, Input, Moment, Steady};
 use nv_policy::decode;
 use nv_types::{
     Node, PolicySettings, Revision, Timestamp, UnknownEndpoint, Verdict, Workload, WorkloadId, keys,
@@ -32,7 +32,10 @@ pub(crate) struct Kernel {
 #[derive(Debug)]
 pub(crate) struct Shell {
     pub(crate) agent: Agent,
+    /// On the steady clock.
     pub(crate) now: u64,
+    /// What the clock on the wall says: it jumps.
+    pub(crate) day: u64,
     pub(crate) store: Store,
     /// Requests that the datapath has not begun.
     pub(crate) asks: VecDeque<Ask>,
@@ -59,6 +62,7 @@ impl Shell {
         let mut shell = Self {
             agent: Agent::new(node()),
             now: SECOND,
+            day: 1_700_000_000 * SECOND,
             store: Store::default(),
             asks: VecDeque::new(),
             tells: VecDeque::new(),
@@ -81,6 +85,8 @@ impl Shell {
     fn begin(&mut self) {
         self.found = self.kernel.links.keys().copied().collect();
         self.tell(Input::Preexisting(self.found.clone()));
+        let adopted = self.kernel.guarded.values().cloned().collect();
+        self.tell(Input::Adopted(adopted));
         self.tell(Input::Facts(Facts {
             addresses: vec!["192.0.2.1".parse().unwrap()],
             ..Facts::default()
@@ -107,8 +113,15 @@ impl Shell {
         }
     }
 
+    fn moment(&self) -> Moment {
+        Moment {
+            steady: Steady(self.now),
+            day: Timestamp(self.day),
+        }
+    }
+
     pub(crate) fn tell(&mut self, input: Input) {
-        self.agent.handle(input, Timestamp(self.now));
+        self.agent.handle(input, self.moment());
         for count in 0.. {
             assert!(count < 1000, "the agent does not come to rest");
             let Some(effect) = self.agent.poll_effect() else {

@@ -1,8 +1,9 @@
 //! Random lives of a node: runtimes, links, a store that comes and goes, a datapath that serves late and refuses, agents that
 //! start again. [`Shell`] checks at every step what must never be; here is what must be in the end.
 
+use nv_agent_core::Steady;
 use nv_policy::{StoredMode, encode};
-use nv_types::{Mode, PolicySettings, Timestamp, UnknownEndpoint, keys};
+use nv_types::{Mode, PolicySettings, UnknownEndpoint, keys};
 use proptest::prelude::*;
 
 use crate::shell::Shell;
@@ -41,6 +42,8 @@ enum Step {
     Connect,
     Restart,
     Wait(u64),
+    /// Somebody sets the clock on the wall.
+    ClockSet(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -69,6 +72,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Connect),
         1 => Just(Step::Restart),
         2 => prop_oneof![0..2 * SECOND, 20 * SECOND..40 * SECOND].prop_map(Step::Wait),
+        1 => prop_oneof![Just(0), any::<u64>()].prop_map(Step::ClockSet),
     ]
 }
 
@@ -77,7 +81,7 @@ struct Life {
     /// Interface and last part of the address of each workload that runs.
     running: [Option<(u32, u8)>; NAMES.len()],
     strangers: Vec<u32>,
-    /// Of these, those that were there when the last agent started.
+    /// Of these, those that were there when the last agent started, and not guarded.
     old: Vec<u32>,
     /// The highest revision that this agent had in force.
     highest: Option<nv_types::Revision>,
@@ -169,6 +173,7 @@ impl Life {
             Step::Connect => self.shell.connect(),
             Step::Restart => self.restart(),
             Step::Wait(time) => self.shell.wait(time),
+            Step::ClockSet(day) => self.shell.day = day,
         }
         let revision = self.shell.agent.revision();
         assert!(revision >= self.highest, "{revision:?} after {:?}", self.highest);
@@ -219,9 +224,12 @@ impl Life {
 
     fn restart(&mut self) {
         self.highest = None;
-        self.old = vec![OLD];
-        self.old.extend(&self.strangers);
         self.shell.restart();
+        // What the agent before guarded, this one guards too.
+        self.old = vec![OLD];
+        let guarded = &self.shell.kernel.guarded;
+        self.old
+            .extend(self.strangers.iter().filter(|index| !guarded.contains_key(index)));
         self.sync();
     }
 
@@ -281,7 +289,7 @@ impl Life {
         assert_eq!(stored, *told, "the store has the last word");
         assert_eq!(
             shell.agent.poll_timeout(),
-            None::<Timestamp>,
+            None::<Steady>,
             "nothing is left to do"
         );
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use nv_agent_core::{Agent, Effect, EndpointWant, Facts, Input, Switches};
+use nv_agent_core::{Agent, Effect, EndpointWant, Facts, Input, Moment, Steady, Switches};
 use nv_policy::{decode, encode};
 use nv_types::{
     Interface, Mode, Node, NodeId, PolicySettings, Revision, Timestamp, Workload, WorkloadId, keys,
@@ -64,7 +64,10 @@ impl Store {
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) agent: Agent,
+    /// On the steady clock.
     pub(crate) now: u64,
+    /// What the clock on the wall says.
+    pub(crate) day: Timestamp,
     pub(crate) store: Store,
     /// Revision and workloads of the image that waits to be applied, with its switches.
     pub(crate) applying: Option<(Revision, BTreeSet<WorkloadId>, Switches)>,
@@ -89,6 +92,7 @@ impl World {
         let mut world = Self {
             agent: Agent::new(node()),
             now: SECOND,
+            day: Timestamp(1_700_000_000 * SECOND),
             store: Store::default(),
             applying: None,
             applied: None,
@@ -107,12 +111,19 @@ impl World {
         world
     }
 
+    fn moment(&self) -> Moment {
+        Moment {
+            steady: Steady(self.now),
+            day: self.day,
+        }
+    }
+
     /// Gives the agent an input and takes what it asks for.
     pub(crate) fn tell(&mut self, input: Input) {
         if let Input::Preexisting(indexes) = &input {
             self.preexisting.clone_from(indexes);
         }
-        self.agent.handle(input, Timestamp(self.now));
+        self.agent.handle(input, self.moment());
         let mut count = 0;
         while let Some(effect) = self.agent.poll_effect() {
             self.take(effect);
