@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use crate::commands::policy::{FormArg, PolicyCommand};
+pub use crate::commands::policy::{FailOn, FormArg, PolicyCommand};
 
 /// Command line of nv: container network security.
 #[derive(Debug, Parser)]

@@ -205,6 +205,46 @@ pub(crate) const FLOWS: Columns = Columns {
     ],
 };
 
+const REPLAYED: [Column; 12] = [
+    col("FROM", "client.name"),
+    col("TO", "server.name"),
+    col("PORT", "port"),
+    col("APPLICATION", "application"),
+    col("VERDICT", "verdict"),
+    col("RULE", "rule"),
+    col("REASON", "reason"),
+    col("PACKETS", "packets"),
+    col("DENIED", "denied_packets"),
+    col("BYTES", "bytes@size"),
+    wide("DECIDED BY", "decided_by"),
+    wide("FIRST SEEN", "first_seen@time"),
+];
+
+pub(crate) const REPLAY: Columns = Columns {
+    name: "client.name",
+    list: &REPLAYED,
+};
+
+/// With the verdict of another policy.
+pub(crate) const REPLAY_AGAINST: Columns = Columns {
+    name: "client.name",
+    list: &[
+        REPLAYED[0],
+        REPLAYED[1],
+        REPLAYED[2],
+        REPLAYED[3],
+        REPLAYED[4],
+        REPLAYED[5],
+        REPLAYED[6],
+        col("AGAINST", "against.verdict"),
+        col("ITS RULE", "against.rule"),
+        col("CHANGED", "changed"),
+        col("PACKETS", "packets"),
+        REPLAYED[10],
+        REPLAYED[11],
+    ],
+};
+
 pub(crate) const CAPTURES: Columns = Columns {
     name: "id",
     list: &[

@@ -16,6 +16,7 @@ mod convert;
 mod datapath;
 #[cfg(feature = "ebpf")]
 mod ebpf;
+pub mod replay;
 mod slot;
 mod software;
 

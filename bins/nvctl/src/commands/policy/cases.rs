@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use nv_policy::{Book, Party, PolicyInput, Query, explain};
-use nv_types::{Application, Group, Interface, IpProto, NodeId, PortSpec, Verdict, Workload, WorkloadId};
+use nv_types::{
+    Application, Group, Interface, IpProto, MacAddr, NodeId, PortSpec, Verdict, Workload, WorkloadId,
+};
 use serde::Deserialize;
 
 use super::Context;
@@ -26,10 +28,11 @@ struct Suite {
     cases: Vec<Case>,
 }
 
+/// A workload as a file tells of it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Who {
-    name: String,
+pub(super) struct Who {
+    pub(super) name: String,
     /// Its service; the name if it is left out.
     service: Option<String>,
     #[serde(default)]
@@ -39,6 +42,11 @@ struct Who {
     #[serde(default)]
     labels: BTreeMap<String, String>,
     address: Option<IpAddr>,
+    /// More of them.
+    #[serde(default)]
+    addresses: Vec<IpAddr>,
+    /// Its Ethernet address.
+    mac: Option<MacAddr>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -127,16 +135,12 @@ pub(super) fn run(context: &Context, file: &Path, junit: Option<&Path>) -> Resul
 }
 
 impl Who {
-    fn workload(&self) -> Result<Workload, String> {
+    pub(super) fn workload(&self) -> Result<Workload, String> {
         let wrong = |error: &dyn std::fmt::Display| format!("workloads: '{}': {error}", self.name);
         let id = WorkloadId::try_new(&self.name).map_err(|error| wrong(&error))?;
         let node = NodeId::try_new("test").map_err(|error| wrong(&error))?;
         let service = self.service.clone().unwrap_or_else(|| self.name.clone());
-        let prefix = if self.address.is_some_and(|address| address.is_ipv4()) {
-            32
-        } else {
-            128
-        };
+        let prefixed = |address: &IpAddr| (*address, if address.is_ipv4() { 32 } else { 128 });
         let workload = Workload {
             name: self.name.clone(),
             domain: self.domain.clone(),
@@ -144,7 +148,8 @@ impl Who {
             labels: self.labels.clone(),
             interfaces: vec![Interface {
                 name: "eth0".into(),
-                addresses: self.address.iter().map(|address| (*address, prefix)).collect(),
+                addresses: self.address.iter().chain(&self.addresses).map(prefixed).collect(),
+                mac: self.mac,
                 ..Interface::default()
             }],
             ..Workload::new(id, node, service)

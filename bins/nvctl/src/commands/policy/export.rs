@@ -82,7 +82,7 @@ pub(super) async fn policy_and_settings(client: &Client) -> Result<PolicyInput, 
     Ok(input)
 }
 
-async fn items(client: &Client, path: &str, list: &str) -> Result<Vec<Value>, CtlError> {
+pub(super) async fn items(client: &Client, path: &str, list: &str) -> Result<Vec<Value>, CtlError> {
     let mut answer = client.get(path, &[]).await?;
     match answer.get_mut(list).map(Value::take) {
         Some(Value::Array(items)) => Ok(items),

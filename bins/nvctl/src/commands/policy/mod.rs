@@ -5,11 +5,15 @@ mod check;
 mod export;
 mod file;
 mod import;
+mod replay;
 
 use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
 use nv_policy::interchange::{Form, Note};
+use nv_types::Verdict;
+
+pub use replay::FailOn;
 
 use super::Context;
 use crate::error::CtlError;
@@ -59,6 +63,37 @@ pub enum PolicyCommand {
         /// Write the outcome as JUnit XML, too.
         #[arg(long, value_name = "FILE")]
         junit: Option<PathBuf>,
+    },
+    /// Judge a packet capture by a policy: a verdict for each flow with rule and reason, and what another policy would change.
+    ///
+    /// The policy is the file's alone; without --policy it is the controller's. Workloads and their addresses come from the controller, or
+    /// from a file with --workloads. Both ends of a flow are judged, each as its own node would; the stricter verdict counts.
+    #[command(
+        after_help = "Exit code 4: what --fail-on names was found.\n\nA file of workloads (a file of cases for 'policy test' is one, too):\n  \
+                            workloads:\n    - {name: web-1, service: web, labels: {tier: front}, address: 10.0.0.2, mac: '02:00:0a:00:00:02'}\n    \
+                            - {name: app-1, service: app, addresses: [10.0.0.3, 'fd00::3']}\n\nExamples:\n  \
+                            nvctl policy replay web.pcapng --policy policy.yaml --workloads workloads.yaml\n  \
+                            nvctl policy replay web.pcapng --policy now.yaml --against next.yaml --fail-on change -o jsonl"
+    )]
+    Replay {
+        /// Capture, pcapng or pcap; `-` is standard input.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Policy files as for 'nvctl apply', all of one policy.
+        #[arg(long, value_name = "POLICY")]
+        policy: Vec<PathBuf>,
+        /// Another policy, whose verdicts are shown beside.
+        #[arg(long, value_name = "OTHER")]
+        against: Option<PathBuf>,
+        /// Workloads, without a controller.
+        #[arg(long, value_name = "FILE")]
+        workloads: Option<PathBuf>,
+        /// Show only flows with this verdict.
+        #[arg(long, value_parser = verdict, value_name = "allow|alert|deny")]
+        verdict: Option<Verdict>,
+        /// What ends it with exit code 4.
+        #[arg(long, value_enum, value_delimiter = ',', value_name = "WHAT")]
+        fail_on: Vec<FailOn>,
     },
     /// Turn NeuVector's resources, Kubernetes NetworkPolicies or Cilium's policies into documents for 'nvctl apply'.
     ///
@@ -126,6 +161,24 @@ pub(super) async fn run(context: &Context, command: PolicyCommand) -> Result<u8,
         PolicyCommand::Check { file } => check::check(context, &file),
         PolicyCommand::Diff { file, against } => check::difference(context, &file, against.as_deref()).await,
         PolicyCommand::Test { file, junit } => cases::run(context, &file, junit.as_deref()),
+        PolicyCommand::Replay {
+            file,
+            policy,
+            against,
+            workloads,
+            verdict,
+            fail_on,
+        } => {
+            let order = replay::Order {
+                file: &file,
+                policy: &policy,
+                against: against.as_deref(),
+                workloads: workloads.as_deref(),
+                verdict,
+                fail_on: &fail_on,
+            };
+            replay::run(context, &order).await
+        }
         PolicyCommand::Import { file, form, strict } => {
             import::run(context, &file, form.map(Form::from), strict)
         }
@@ -136,6 +189,13 @@ pub(super) async fn run(context: &Context, command: PolicyCommand) -> Result<u8,
             group,
         } => export::run(context, form.into(), &export::Which { learned, all, group }).await,
     }
+}
+
+fn verdict(text: &str) -> Result<Verdict, String> {
+    [Verdict::Allow, Verdict::Alert, Verdict::Deny]
+        .into_iter()
+        .find(|verdict| verdict.name() == text)
+        .ok_or_else(|| "use allow, alert or deny".into())
 }
 
 /// What was not carried over, for people.
