@@ -67,6 +67,11 @@ fn measure(datapath: &mut EbpfDatapath, ends: &Ends) -> anyhow::Result<Vec<Figur
             tcp(ends, false, CLIENT_PORT, 1448)?,
         ),
         ("tcp_ack", Direction::Egress, tcp(ends, true, CLIENT_PORT, 0)?),
+        (
+            "tcp_syn_ack",
+            Direction::Egress,
+            as_syn(tcp(ends, true, CLIENT_PORT, 0)?),
+        ),
         // An acknowledgement of no known flow: judged, and leaves no trace.
         (
             "tcp_judged",
@@ -122,6 +127,12 @@ fn tcp(ends: &Ends, from_server: bool, client_port: u16, payload: usize) -> anyh
     let mut frame = Vec::new();
     step.ack(1).write(&mut frame, &vec![0x5a; payload])?;
     Ok(frame)
+}
+
+/// The same segment with SYN: the answer to a connection's first one.
+fn as_syn(mut segment: Vec<u8>) -> Vec<u8> {
+    segment[14 + 20 + 13] |= 0x02;
+    segment
 }
 
 /// From the server to an address outside, so that no rule is needed: denied, in the same steps as what is allowed.

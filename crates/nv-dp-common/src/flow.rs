@@ -48,19 +48,60 @@ fn is_reopened(flow: &FlowCell, headers: &Headers) -> bool {
         && (flow.tx.tcp_flags.get() | flow.rx.tcp_flags.get()) & (ACK | FIN | RST) != 0
 }
 
-/// Whether nothing is left to do for this packet of the flow but to count it: it was judged under the policy in force, its
-/// application is known or not asked for, and the packet neither opens nor ends anything.
+/// Whether the flow alone says what becomes of this packet: it was judged under the policy in force, its application is known
+/// or not asked for, and the packet does not begin it anew.
 #[inline(always)]
 pub(crate) fn is_settled(flow: &FlowCell, headers: &Headers, leaves: bool, epoch: u32) -> bool {
     flow.epoch.get() == epoch
-        && flow.flags.get() & (FlowCell::OWN | FlowCell::ENDING | FlowCell::ENDED) == FlowCell::OWN
+        && flow.flags.get() & FlowCell::OWN != 0
         && flow.reason.get() != Reason::Pending as u8
         && (flow.app.get() != APP_PENDING || headers.payload_len == 0)
-        && headers.tcp_flags & (SYN | FIN | RST) == 0
         && !headers.more_fragments
         && !(leaves
             && flow.guards.get() & EndpointValue::CHECK_MAC != 0
             && headers.source_mac != flow.mac.get())
+        && !is_reopened(flow, headers)
+}
+
+/// A packet of a flow whose ruling stands: counts it, and notes what it opens and ends.
+#[inline(always)]
+pub(crate) fn advance<T: Tables>(
+    tables: &T,
+    headers: &Headers,
+    flow: &FlowCell,
+    leaves: bool,
+    bytes: u32,
+    now_ns: u64,
+) {
+    touch(tables, flow.side(leaves), headers, bytes, now_ns);
+    let before = flow.flags.get();
+    if headers.tcp_flags & (SYN | FIN | RST) == 0 && before & FlowCell::ENDING == 0 {
+        return; // nearly every packet
+    }
+    let after = before | news(flow, headers, leaves);
+    if after != before {
+        flow.flags.set(after);
+    }
+    if after & !before & FlowCell::ENDED != 0 {
+        tables.flow_event(FLOW_ENDED, &headers.key, flow, now_ns);
+    }
+    forget_if_over(tables, headers, flow, leaves);
+}
+
+/// What this packet, which was counted already, adds to the flow's flags.
+#[inline(always)]
+fn news(flow: &FlowCell, headers: &Headers, leaves: bool) -> u8 {
+    let over = headers.tcp_flags & RST != 0 || flow.tx.tcp_flags.get() & flow.rx.tcp_flags.get() & FIN != 0;
+    let ended = if over { FlowCell::ENDED } else { 0 };
+    closes(flow, headers, leaves) | ending(headers.tcp_flags) | ended
+}
+
+/// Removes a flow that nothing can follow.
+#[inline(always)]
+fn forget_if_over<T: Tables>(tables: &T, headers: &Headers, flow: &FlowCell, leaves: bool) {
+    if is_taken_reset(flow, headers, leaves) || flow.flags.get() & FlowCell::CLOSED == FlowCell::CLOSED {
+        tables.remove_flow(&headers.key);
+    }
 }
 
 /// Counts a packet.
@@ -179,10 +220,7 @@ pub(crate) fn follow<P: Packet, T: Tables>(
     if let Some(state) = write_back(tables, scope, headers, bytes, flow, &update) {
         tables.flow_event(state, &headers.key, flow, scope.passage.now_ns);
     }
-    // Nothing comes after this segment.
-    if is_taken_reset(flow, headers, leaves) || flow.flags.get() & FlowCell::CLOSED == FlowCell::CLOSED {
-        tables.remove_flow(&headers.key);
-    }
+    forget_if_over(tables, headers, flow, leaves);
     ruling
 }
 
@@ -342,16 +380,11 @@ fn write_back<T: Tables>(
     let side = flow.side(leaves);
     touch(tables, side, headers, bytes, scope.passage.now_ns);
     // Through memory: what follows is the same either way.
-    let news = closes(flow, headers, leaves) | ending(headers.tcp_flags);
-    let news = (tables.opaque(u32::from(news)) & 0xff) as u8;
+    let news = (tables.opaque(u32::from(news(flow, headers, leaves))) & 0xff) as u8;
     let before = flow.flags.get();
     if before | news != before {
         flow.flags.set(before | news);
     }
-    let was_ended = before & FlowCell::ENDED != 0;
-    let ended = was_ended
-        || headers.tcp_flags & RST != 0
-        || flow.tx.tcp_flags.get() & flow.rx.tcp_flags.get() & FIN != 0;
     let changed = flow.verdict.get() != ruling.verdict()
         || flow.reason.get() != ruling.reason()
         || flow.rule.get() != ruling.rule();
@@ -359,12 +392,10 @@ fn write_back<T: Tables>(
         side.payloads.set(update.tries);
         flow.app.set(update.app);
     }
-    if changed || ended != was_ended || flow.epoch.get() != scope.epoch || update.learned {
-        let state =
-            (before | news) & (FlowCell::CLOSED | FlowCell::ENDING) | if ended { FlowCell::ENDED } else { 0 };
-        judged(flow, scope, update, state);
+    if changed || flow.epoch.get() != scope.epoch || update.learned {
+        judged(flow, scope, update, (before | news) & FlowCell::LIFE);
     }
-    if ended && !was_ended {
+    if news & !before & FlowCell::ENDED != 0 {
         Some(FLOW_ENDED)
     } else if changed || update.learned {
         Some(FLOW_CHANGED)

@@ -3,7 +3,7 @@
 use nv_types::{Direction, Mode, Reason, Verdict};
 
 use crate::app::Payload;
-use crate::flow::{follow, is_settled, stored, touch};
+use crate::flow::{advance, follow, is_settled, stored};
 use crate::guard::{claims_foreign, has_wrong_mac, is_own, is_related, join_fragment};
 use crate::layout::{CounterCell, EndpointValue, FlowCell, FlowKeyValue, FragmentKey, LocalView, Switches};
 use crate::packet::{Packet, WINDOW};
@@ -138,8 +138,8 @@ pub fn run<P: Packet, T: Tables>(packet: &P, tables: &T, scratch: &mut Scratch, 
         && is_settled(flow, &scratch.headers, leaves, epoch)
         && let Some(counters) = tables.counters(u32::from(flow.index.get()), passage.direction)
     {
-        touch(tables, flow.side(leaves), &scratch.headers, bytes, passage.now_ns);
         let ruling = stored(flow);
+        advance(tables, &scratch.headers, flow, leaves, bytes, passage.now_ns);
         count(counters, bytes, ruling);
         return ruling.outcome();
     }

@@ -193,6 +193,8 @@ impl FlowCell {
     pub const CLOSED: u8 = 8 | 16;
     /// TCP: one end has sent FIN.
     pub const ENDING: u8 = 32;
+    /// All that the packets of a flow say of its end.
+    pub const LIFE: u8 = Self::ENDED | Self::CLOSED | Self::ENDING;
 
     /// The bit of [`FlowCell::CLOSED`] for one end.
     #[inline(always)]
