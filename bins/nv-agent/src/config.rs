@@ -31,6 +31,9 @@ pub struct Cli {
     /// Folder on the BPF file system that keeps enforcement [default: /sys/fs/bpf/nv/agent].
     #[arg(long, env = "NV_PIN_DIR", global = true, value_name = "DIR")]
     pub pin_dir: Option<PathBuf>,
+    /// What enforces: `kernel`, or `software`, which judges no packet and is for trials of everything around it [default: kernel].
+    #[arg(long, env = "NV_DATAPATH", global = true, value_name = "KIND")]
+    pub datapath: Option<String>,
     /// Address of the agent's own gRPC, for captures [default: 127.0.0.1:18401].
     #[arg(long, env = "NV_LISTEN", global = true, value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
@@ -69,6 +72,7 @@ struct File {
     controller: Option<String>,
     data_dir: Option<PathBuf>,
     pin_dir: Option<PathBuf>,
+    datapath: Option<String>,
     listen: Option<SocketAddr>,
     docker: Option<String>,
     netns: Option<String>,
@@ -196,6 +200,13 @@ impl Config {
         if !data_dir.is_absolute() {
             return Err(wrong("data_dir", "an absolute path is needed".into()));
         }
+        let pin_dir = cli.pin_dir.clone().or(file.pin_dir);
+        let pin_dir = pin_dir.unwrap_or_else(|| "/sys/fs/bpf/nv/agent".into());
+        let datapath = match cli.datapath.clone().or(file.datapath).as_deref() {
+            None | Some("kernel") => DatapathKind::Ebpf(pin_dir),
+            Some("software") => DatapathKind::Software,
+            Some(other) => return Err(wrong("datapath", format!("'{other}' is not kernel or software"))),
+        };
         let listen = cli
             .listen
             .or(file.listen)
@@ -204,12 +215,7 @@ impl Config {
             node,
             controller,
             data_dir,
-            datapath: DatapathKind::Ebpf(
-                cli.pin_dir
-                    .clone()
-                    .or(file.pin_dir)
-                    .unwrap_or_else(|| "/sys/fs/bpf/nv/agent".into()),
-            ),
+            datapath,
             listen,
             runtimes: DiscoverOptions {
                 docker: location(cli.docker.clone().or(file.docker)),
@@ -269,6 +275,7 @@ mod tests {
             (["--node", "a/b"], "node"),
             (["--controller", "nowhere"], "controller"),
             (["--data-dir", "relative"], "data_dir"),
+            (["--datapath", "hardware"], "datapath"),
         ] {
             assert!(parse(&args).unwrap_err().to_string().starts_with(name));
         }

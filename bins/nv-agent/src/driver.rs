@@ -9,7 +9,7 @@ use nv_agent_core::{Agent, Effect, EndpointWant, Facts, Input};
 use nv_runtime::{EventKind, LinkEvent, LinkWatcher, MonitorEvent};
 use nv_store::{Change, WatchEvent, WatchStream};
 use nv_types::{NodeId, Revision};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +38,8 @@ pub(crate) struct Driver {
     pub(crate) store: WatchStream,
     pub(crate) uplink: Arc<Uplink>,
     pub(crate) workloads: Workloads,
+    /// Where the revision in force is told.
+    pub(crate) told: watch::Sender<Option<Revision>>,
     pub(crate) facts: Facts,
     /// What the datapath guards already.
     pub(crate) adopted: Vec<EndpointWant>,
@@ -51,12 +53,15 @@ pub(crate) struct Driver {
 
 impl Driver {
     /// Runs until it is told to stop. What is in force stays.
-    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+    ///
+    /// # Errors
+    /// Names what has ended that never should: without it the agent would be blind, and go on saying that it is there.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) -> Result<(), &'static str> {
         self.begin();
         let mut facts = tokio::time::interval(FACTS);
         let mut losses = tokio::time::interval(LOSSES);
         let mut save: Option<Instant> = None;
-        loop {
+        let ended = loop {
             self.carry_out();
             let due = self
                 .core
@@ -65,18 +70,18 @@ impl Driver {
             tokio::select! {
                 // What the datapath answers comes first: everything else waits for it anyway.
                 biased;
-                () = shutdown.cancelled() => break,
+                () = shutdown.cancelled() => break Ok(()),
                 Some(tell) = self.tells.recv() => self.datapath_told(tell),
                 event = self.store.recv() => match event {
                     Some(event) => {
                         self.store_told(event);
                         save.get_or_insert_with(|| Instant::now() + SAVE);
                     }
-                    None => break,
+                    None => break Err("the watch of the store"),
                 },
                 event = self.runtimes.recv() => match event {
                     Some(event) => self.runtime_told(event),
-                    None => break,
+                    None => break Err("the watch of the container runtimes"),
                 },
                 Some(workload) = self.refreshed.recv() => {
                     // One that has ended meanwhile stays away.
@@ -86,7 +91,7 @@ impl Driver {
                 }
                 event = self.links.recv() => match event {
                     Some(event) => self.link_told(event),
-                    None => break,
+                    None => break Err("the watch of the interfaces"),
                 },
                 _ = facts.tick() => self.look_at_facts(),
                 _ = losses.tick() => self.look_at_losses(),
@@ -96,10 +101,11 @@ impl Driver {
                 }
                 () = sleep(due) => self.input(Input::Tick),
             }
-        }
+        };
         if save.is_some() {
             self.save();
         }
+        if shutdown.is_cancelled() { Ok(()) } else { ended }
     }
 
     fn input(&mut self, input: Input) {
@@ -150,6 +156,7 @@ impl Driver {
                     tracing::error!(%error, "the policy was not put in force");
                 }
                 self.input(Input::Applied(result));
+                self.told.send_replace(self.core.revision());
                 tracing::debug!(revision = ?self.core.revision(), "policy in force");
             }
             Tell::Attached { ifindex, result } => {

@@ -8,7 +8,7 @@
 //! let agent = nv_agent::start(config, shutdown.clone()).await?;
 //! println!("captures on {}", agent.listen());
 //! shutdown.cancel(); // enforcement stays: it lives in the kernel
-//! agent.wait().await;
+//! agent.wait().await?;
 //! # Ok(())
 //! # }
 //! ```
@@ -28,16 +28,16 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use nv_agent_core::{Agent, Facts};
 use nv_capture::{CaptureConfig, CaptureManager};
 use nv_runtime::{ContainerRuntime, LinkWatcher, Location, Monitor, MonitorOptions, discover};
 use nv_store::{KvStore as _, RemoteStore};
 use nv_types::{NodeId, Revision, Workload, WorkloadId};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -63,7 +63,9 @@ const LINKS: usize = 1024;
 pub struct Handle {
     listen: SocketAddr,
     hook: String,
+    in_force: watch::Receiver<Option<Revision>>,
     tasks: TaskTracker,
+    ended: Arc<OnceLock<&'static str>>,
 }
 
 impl Handle {
@@ -79,9 +81,25 @@ impl Handle {
         &self.hook
     }
 
-    /// Waits until everything has ended after the shutdown.
-    pub async fn wait(self) {
+    /// Revision of the policy that this agent has put in force; `None`: none since it started, what an agent before it left is in
+    /// force.
+    #[must_use]
+    pub fn in_force(&self) -> Option<Revision> {
+        *self.in_force.borrow()
+    }
+
+    /// Waits until everything has ended, after the shutdown or because the agent cannot go on.
+    ///
+    /// # Errors
+    /// Names what the agent cannot go on without. Enforcement stays; whoever started it should start it again.
+    pub async fn wait(self) -> anyhow::Result<()> {
         self.tasks.wait().await;
+        match self.ended.get() {
+            None => Ok(()),
+            Some(what) => Err(anyhow!(
+                "{what} has ended: the agent cannot go on; what is in force stays"
+            )),
+        }
     }
 }
 
@@ -142,6 +160,7 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         started: node::now(),
     };
     let runtimes = discover(&config.runtimes);
+    let (told, in_force) = watch::channel(None);
     let (refresh, refreshed) = mpsc::channel(TELLS);
     tasks.spawn(refresh_named(
         runtimes.clone(),
@@ -164,6 +183,7 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         store: events,
         uplink,
         workloads,
+        told,
         facts,
         adopted,
         snapshot: snapshot.unwrap_or_default(),
@@ -171,10 +191,23 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         kernel_lost: 0,
         nameless: 0,
     };
-    tasks.spawn(driver.run(shutdown));
+    let ended = Arc::new(OnceLock::new());
+    let why = Arc::clone(&ended);
+    tasks.spawn(async move {
+        if let Err(what) = driver.run(shutdown.clone()).await {
+            let _ = why.set(what);
+            shutdown.cancel();
+        }
+    });
     tasks.close();
     tracing::info!(node = %config.node, %listen, hook, "agent started");
-    Ok(Handle { listen, hook, tasks })
+    Ok(Handle {
+        listen,
+        hook,
+        in_force,
+        tasks,
+        ended,
+    })
 }
 
 /// Looks at named network namespaces again and again: unlike a container, one is there before it has interfaces and addresses, and no
@@ -215,11 +248,10 @@ async fn refresh_named(
 /// Starts an agent and waits for its end.
 ///
 /// # Errors
-/// As [`start`].
+/// As [`start`] and [`Handle::wait`].
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let handle = start(config, shutdown).await?;
-    handle.wait().await;
-    Ok(())
+    handle.wait().await
 }
 
 /// Removes all enforcement of an agent from the kernel.

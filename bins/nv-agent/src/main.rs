@@ -50,10 +50,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tokio::select! {
         _ = terminate.recv() => {}
         stopped = tokio::signal::ctrl_c() => stopped?,
+        () = shutdown.cancelled() => {}
     }
     shutdown.cancel();
-    handle.wait().await;
-    Ok(())
+    handle.wait().await
 }
 
 fn fail(error: &anyhow::Error, code: u8) -> ExitCode {

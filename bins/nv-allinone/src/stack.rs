@@ -126,10 +126,14 @@ impl Stack {
     }
 
     /// Stops both; enforcement stays.
-    pub async fn stop(self) {
+    ///
+    /// # Errors
+    /// Why the agent had ended before.
+    pub async fn stop(self) -> anyhow::Result<()> {
         self.shutdown.cancel();
-        self.agent.wait().await;
+        let ended = self.agent.wait().await;
         self.controller.wait().await;
+        ended
     }
 }
 
@@ -147,8 +151,7 @@ pub async fn run(config: Config, shutdown: CancellationToken, say: impl Fn(&str)
     }
     say(&format!("REST on {}, its CA is {}", stack.server(), ca.display()));
     shutdown.cancelled().await;
-    stack.stop().await;
-    Ok(())
+    stack.stop().await
 }
 
 /// Removes the pinned programs, links and tables of a datapath; the folder's name if it was there.

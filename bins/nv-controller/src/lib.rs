@@ -208,7 +208,7 @@ fn serve_grpc(
         .client_ca_root(Certificate::from_pem(&identity.ca_pem))
         // An agent that joins has no certificate yet; every service but Enroll asks for one.
         .client_auth_optional(true);
-    let store = StoreServer::new(grpc::StoreService::new(Arc::clone(&engine)))
+    let store = StoreServer::new(grpc::StoreService::new(Arc::clone(&engine), shutdown.clone()))
         .max_decoding_message_size(nv_api::MAX_MESSAGE)
         .max_encoding_message_size(usize::MAX);
     let report =
@@ -225,7 +225,7 @@ fn serve_grpc(
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     Ok(async move {
         let stop = shutdown.clone();
-        // Watches never end by themselves: the drain is cut short.
+        // Calls that do not end in time are cut short.
         let served = server.serve_with_incoming_shutdown(incoming, async move { stop.cancelled().await });
         tokio::select! {
             ended = served => if let Err(error) = ended {

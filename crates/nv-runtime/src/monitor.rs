@@ -99,6 +99,13 @@ impl Monitor {
                 let _ = cancel.run_until_cancelled(watcher.run()).await;
             });
         }
+        // Where there is no runtime at all the channel stays open too.
+        tokio::spawn(async move {
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                () = sender.closed() => {}
+            }
+        });
         receiver
     }
 }
@@ -599,6 +606,17 @@ mod tests {
                 told(Stop, "ends")
             ]
         );
+    }
+
+    #[tokio::test]
+    async fn without_runtimes_nothing_is_told_and_nothing_ends() {
+        let cancel = CancellationToken::new();
+        let options = MonitorOptions::new("n".parse().unwrap());
+        let mut events = Monitor::spawn(Vec::new(), options, cancel.clone());
+        let silence = tokio::time::timeout(Duration::from_millis(50), events.recv()).await;
+        assert!(silence.is_err(), "{silence:?}");
+        cancel.cancel();
+        assert_eq!(events.recv().await, None);
     }
 
     #[tokio::test]

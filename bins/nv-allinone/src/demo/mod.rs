@@ -147,8 +147,8 @@ async fn on_stage(
         ended = story => ended,
         () = shutdown.cancelled() => Ok(()),
     };
-    stack.stop().await;
-    ended
+    let stopped = stack.stop().await.map_err(DemoError::Stack);
+    ended.and(stopped)
 }
 
 async fn tell(options: &DemoOptions, story: &Story<'_>) -> Result<(), DemoError> {

@@ -4,13 +4,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use nv_api::grpc::{
     self, CommitReply, CommitRequest, Empty, GetReply, GetRequest, LeaseGrantReply, LeaseGrantRequest,
     ListReply, ListRequest, WatchReply, WatchRequest, store_server::Store,
 };
 use nv_store::{Change, KvStore as _, LeaseId, Listing, Op, Txn, WatchEvent, WatchStream};
 use nv_types::{NodeId, Revision};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::lease::Leases;
@@ -25,13 +26,16 @@ const LONGEST_LEASE: Duration = Duration::from_secs(3600);
 pub(crate) struct StoreService {
     engine: Arc<Engine>,
     leases: Arc<Leases>,
+    /// Ends watches, which never end by themselves: an agent's would keep a controller that stops, and its store, open.
+    shutdown: CancellationToken,
 }
 
 impl StoreService {
-    pub(crate) fn new(engine: Arc<Engine>) -> Self {
+    pub(crate) fn new(engine: Arc<Engine>, shutdown: CancellationToken) -> Self {
         Self {
             engine,
             leases: Arc::default(),
+            shutdown,
         }
     }
 
@@ -152,7 +156,8 @@ impl Store for StoreService {
             .watch(&request.prefix, Revision(request.from))
             .await
             .map_err(convert::status)?;
-        Ok(Response::new(stream(events)))
+        let shutdown = self.shutdown.clone().cancelled_owned();
+        Ok(Response::new(Box::pin(stream(events).take_until(shutdown))))
     }
 
     async fn lease_grant(
