@@ -315,11 +315,19 @@ fn transaction(plan: &Plan) -> Txn {
 
 /// Whether a node's agent may read a key.
 pub(crate) fn agent_may_read(key: &str) -> bool {
-    let prefixes = [keys::POLICY, keys::WORKLOADS, keys::NODES, "identity/"];
+    let prefixes = [
+        keys::POLICY,
+        keys::WORKLOADS,
+        keys::NODES,
+        keys::NAMES,
+        "identity/",
+    ];
     key == keys::SETTINGS || prefixes.iter().any(|prefix| key.starts_with(prefix))
 }
 
-/// Whether a node's agent may write a key: its own node and its own workloads.
+/// Whether a node's agent may write a key: its own node, its own workloads, and what it heard of DNS names.
 pub(crate) fn agent_may_write(node: &NodeId, key: &str) -> bool {
-    key == keys::node(node) || key.starts_with(&keys::workloads_of(node))
+    key == keys::node(node)
+        || key.starts_with(&keys::workloads_of(node))
+        || key.starts_with(&keys::names_of(node))
 }

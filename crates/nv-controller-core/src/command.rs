@@ -272,6 +272,16 @@ pub(crate) fn settings(
             None => return Err(field(key, "there is no such setting".to_owned())),
         }
         settings = serde_json::from_value(value).map_err(|error| field(key, error.to_string()))?;
+        if let Some(wrong) = settings
+            .internal_names
+            .iter()
+            .find(|name| !nv_policy::is_name_pattern(name))
+        {
+            return Err(field(
+                key,
+                format!("'{wrong}' is neither a DNS name, nor '*.' and one, nor '*'"),
+            ));
+        }
     }
     Ok(settings)
 }

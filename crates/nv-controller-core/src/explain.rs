@@ -1,9 +1,9 @@
 //! From what people call an end to who it is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use nv_policy::{Book, Explanation, Party, PolicyInput, Query};
+use nv_policy::{Book, Explanation, Party, PolicyInput, Query, Zone};
 use nv_types::{Application, GroupName, IpProto, Workload, reserved};
 
 /// A flow that somebody asks about.
@@ -86,6 +86,12 @@ fn group(book: &Book<'_>, input: &PolicyInput, text: &str) -> Option<Party> {
             mode,
             workload: None,
             node: None,
+            names: BTreeMap::new(),
+            zone: if text == reserved::NODES {
+                Zone::Everywhere
+            } else {
+                Zone::Open
+            },
         });
     }
     if !input.groups.contains_key(&group) && text != reserved::CONTAINERS {
@@ -106,6 +112,8 @@ fn group(book: &Book<'_>, input: &PolicyInput, text: &str) -> Option<Party> {
             groups: BTreeSet::from([group]),
             workload: None,
             node: None,
+            names: BTreeMap::new(),
+            zone: Zone::Open,
         }
     }))
 }

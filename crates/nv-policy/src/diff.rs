@@ -5,11 +5,12 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
 use nv_types::{
-    Application, Decision, GroupName, IpPrefix, Mode, NodeId, Reason, Rule, Workload, WorkloadId, v4_mapped,
+    Application, Decision, GroupName, IpPrefix, Mode, NodeId, Reason, Rule, Tier, Workload, WorkloadId,
+    v4_mapped,
 };
 
 use crate::input::PolicyInput;
-use crate::party::{Book, Party, is_present};
+use crate::party::{Book, Party, Zone, is_present};
 use crate::reference::evaluate;
 use crate::space::{PortSpace, point};
 
@@ -180,12 +181,15 @@ fn compare(
     (old_rules, new_rules): &Lists<'_>,
     mut each: impl FnMut(Difference),
 ) {
+    let was_apart = from.old.zone.is_apart(&to.old.zone);
+    let is_apart = from.new.zone.is_apart(&to.new.zone);
+    let learned = |rule: &Rule, is_apart| is_apart && rule.tier() == Tier::Learned;
     let same_rules = old_rules.len() == new_rules.len()
-        && old_rules
-            .iter()
-            .zip(new_rules)
-            .all(|(a, b)| (&a.ports, &a.applications, a.action) == (&b.ports, &b.applications, b.action));
-    let same_modes = (from.old.mode, to.old.mode) == (from.new.mode, to.new.mode);
+        && old_rules.iter().zip(new_rules).all(|(a, b)| {
+            (&a.ports, &a.applications, a.action, learned(a, was_apart))
+                == (&b.ports, &b.applications, b.action, learned(b, is_apart))
+        });
+    let same_modes = (from.old.mode, to.old.mode, was_apart) == (from.new.mode, to.new.mode, is_apart);
     let same_settings = (old.settings.contention, old.settings.icmp_policy)
         == (new.settings.contention, new.settings.icmp_policy);
     // The only workload of its class talks to itself, which every policy allows.
@@ -261,24 +265,14 @@ fn cells<'a>(rules: impl Iterator<Item = &'a &'a Rule>) -> Vec<(u32, u32)> {
 }
 
 fn classes(old: &PolicyInput, new: &PolicyInput) -> Vec<Class> {
-    type Key = (
-        BTreeSet<GroupName>,
-        Option<Mode>,
-        BTreeSet<GroupName>,
-        Option<Mode>,
-        bool,
-    );
+    type Side = (BTreeSet<GroupName>, Option<Mode>, Zone);
+    type Key = (Side, Side, bool);
     let (old_book, new_book) = (Book::new(old), Book::new(new));
     let mut found: BTreeMap<Key, Class> = BTreeMap::new();
     let mut put = |old: Party, new: Party, label: &dyn Fn(&Party) -> String, address: Option<IpAddr>| {
         let id = new.workload.clone();
-        let key = (
-            old.groups.clone(),
-            old.mode,
-            new.groups.clone(),
-            new.mode,
-            id.is_some(),
-        );
+        let side = |party: &Party| (party.groups.clone(), party.mode, party.zone.clone());
+        let key = (side(&old), side(&new), id.is_some());
         let class = found.entry(key).or_insert_with(|| Class {
             peers: Peers {
                 label: label(&new),

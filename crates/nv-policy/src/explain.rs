@@ -1,11 +1,12 @@
 //! Why: the rule that decided, and those that nearly did.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use nv_types::{Application, Decision, GroupName, IpProto, Mode, Reason, Rule, RuleId, Verdict};
+use nv_types::{Application, Decision, GroupName, IpProto, Mode, Reason, Rule, RuleId, Tier, Verdict};
 
 use crate::input::PolicyInput;
-use crate::party::Party;
+use crate::party::{Party, Zone};
 use crate::reference::evaluate;
 
 /// Most near misses that are listed.
@@ -57,6 +58,10 @@ pub struct Side {
     pub groups: Vec<GroupName>,
     /// Its own mode.
     pub mode: Option<Mode>,
+    /// Groups that it is in because of a DNS name, with the names.
+    pub names: BTreeMap<GroupName, BTreeSet<String>>,
+    /// Which side of domains' boundaries it is on.
+    pub zone: Zone,
 }
 
 /// What another application would get.
@@ -90,6 +95,8 @@ pub enum Field {
     Applications,
     /// It is disabled.
     Disabled,
+    /// It was learned, and the boundary of a domain lies between the two.
+    Boundary,
 }
 
 impl Field {
@@ -102,6 +109,7 @@ impl Field {
             Self::Ports => "ports",
             Self::Applications => "applications",
             Self::Disabled => "disable",
+            Self::Boundary => "boundary",
         }
     }
 }
@@ -139,6 +147,8 @@ fn side((label, party): &(String, Party)) -> Side {
         label: label.clone(),
         groups: party.groups.iter().cloned().collect(),
         mode: party.mode,
+        names: party.names.clone(),
+        zone: party.zone.clone(),
     }
 }
 
@@ -173,17 +183,19 @@ fn alternatives(input: &PolicyInput, query: &Query, unknown: Decision) -> Vec<Al
 fn near_misses(input: &PolicyInput, query: &Query, decision: Decision, app: Application) -> Vec<NearMiss> {
     if !matches!(
         decision.reason,
-        Reason::Rule | Reason::Default | Reason::NotPoliced
+        Reason::Rule | Reason::Default | Reason::NotPoliced | Reason::Boundary
     ) {
         return Vec::new();
     }
     let icmp_policy = input.settings.icmp_policy;
+    let is_apart = query.client.1.zone.is_apart(&query.server.1.zone);
     input
         .ordered_rules()
         .take_while(|rule| decision.rule == RuleId::IMPLICIT || rule.id != decision.rule)
         .filter_map(|rule| {
             let failed = [
                 (rule.disable, Field::Disabled),
+                (is_apart && rule.tier() == Tier::Learned, Field::Boundary),
                 (!query.client.1.groups.contains(&rule.from), Field::From),
                 (!query.server.1.groups.contains(&rule.to), Field::To),
                 (
@@ -229,9 +241,12 @@ fn words(query: &Query, explanation: &Explanation) -> String {
     );
     let _ = writeln!(text, "  because {}", because(explanation));
     for (end, side) in [("from", &explanation.client), ("to  ", &explanation.server)] {
-        let groups: Vec<_> = side.groups.iter().map(GroupName::as_str).collect();
+        let groups: Vec<_> = side.groups.iter().map(|group| group_words(side, group)).collect();
         let mode = side.mode.map_or("not managed", Mode::name);
         let _ = writeln!(text, "  {end}  {}: {mode}, in {}", side.label, groups.join(", "));
+        if let Zone::Within(domain) = &side.zone {
+            let _ = writeln!(text, "        within the boundary of domain '{domain}'");
+        }
     }
     for alternative in &explanation.alternatives {
         let apps: Vec<_> = alternative.applications.iter().map(|app| app.name()).collect();
@@ -247,14 +262,26 @@ fn words(query: &Query, explanation: &Explanation) -> String {
         );
     }
     for near in &explanation.near_misses {
-        let _ = writeln!(
-            text,
-            "  near miss: {}; all but '{}' match",
-            rule_words(&near.rule),
-            near.field.name()
-        );
+        let rule = rule_words(&near.rule);
+        let _ = match near.field {
+            Field::Boundary => writeln!(
+                text,
+                "  near miss: {rule}; it matches, but what was learned does not count across a domain's boundary"
+            ),
+            field => writeln!(text, "  near miss: {rule}; all but '{}' match", field.name()),
+        };
     }
     text
+}
+
+fn group_words(side: &Side, group: &GroupName) -> String {
+    match side.names.get(group) {
+        Some(names) => {
+            let names: Vec<_> = names.iter().map(String::as_str).collect();
+            format!("{group} (by name {})", names.join(", "))
+        }
+        None => group.to_string(),
+    }
 }
 
 fn port_words(query: &Query) -> String {
@@ -284,6 +311,14 @@ fn because(explanation: &Explanation) -> String {
         (None, Reason::NotPoliced) => {
             "ICMP is not policed (setting icmp_policy is off) and no rule speaks of it".to_owned()
         }
+        (None, Reason::Boundary) => match explanation.decision.verdict {
+            Verdict::Deny => format!(
+                "a domain's boundary lies between them, no rule but learned ones allows it, and the mode {mode} lets only what a rule allows pass"
+            ),
+            Verdict::Allow | Verdict::Alert => format!(
+                "a domain's boundary lies between them, no rule but learned ones allows it, and the mode {mode} lets it pass and reports it"
+            ),
+        },
         (None, _) => match explanation.decision.verdict {
             Verdict::Allow => format!("no rule matches, and the mode {mode} lets it pass and learns from it"),
             Verdict::Alert => format!("no rule matches, and the mode {mode} lets it pass and reports it"),

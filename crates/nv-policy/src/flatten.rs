@@ -7,6 +7,8 @@ use nv_types::{
     judge,
 };
 
+use crate::reference::beyond;
+
 /// More applications differ on one port than a chain can tell apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ChainTooLong {
@@ -44,6 +46,8 @@ impl Cell {
 pub(crate) struct Judge {
     pub(crate) mode: Mode,
     pub(crate) icmp_policy: bool,
+    /// Between two that the boundary of a domain lies between; the rules are without learned ones then.
+    pub(crate) is_apart: bool,
 }
 
 /// The table of rules that apply between two classes, in order.
@@ -230,6 +234,8 @@ fn chain(
     if !entries.last().is_some_and(|entry| entry.apps.is_any()) {
         let decision = if icmp && !judge_by.icmp_policy {
             Decision::implicit(Verdict::Allow, Reason::NotPoliced)
+        } else if judge_by.is_apart {
+            Decision::implicit(beyond(judge_by.mode), Reason::Boundary)
         } else {
             Decision::implicit(judge(None, judge_by.mode), Reason::Default)
         };

@@ -1,11 +1,14 @@
 //! What a policy is made of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nv_types::{
-    Action, Criterion, CriterionOp, Group, GroupKind, GroupName, InvalidPorts, Mode, Node, NodeId,
-    PolicySettings, Rule, RuleId, Tier, Workload, WorkloadId,
+    Action, BOUNDARY_LABEL, Criterion, CriterionOp, Group, GroupKind, GroupName, InvalidPorts, Mode, Node,
+    NodeId, PolicySettings, Rule, RuleId, Tier, Workload, WorkloadId,
 };
+
+use crate::names::Names;
+use crate::party::is_present;
 
 /// Everything that decides what becomes of a flow. Keep it up to date from a store and compile it when it changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +25,8 @@ pub struct PolicyInput {
     pub workloads: BTreeMap<WorkloadId, Workload>,
     /// Nodes.
     pub nodes: BTreeMap<NodeId, Node>,
+    /// Addresses of DNS names.
+    pub names: Names,
 }
 
 impl PolicyInput {
@@ -47,6 +52,17 @@ impl PolicyInput {
         mode.unwrap_or(self.settings.new_service_mode)
     }
 
+    /// Domains with a boundary: by the setting, or because the namespace of a running workload is labelled so.
+    #[must_use]
+    pub fn bounded_domains(&self) -> BTreeSet<&str> {
+        let present = self.workloads.values().filter(|workload| is_present(workload));
+        let labelled = present.filter(|workload| is_labelled(workload));
+        let listed = self.settings.bounded_domains.iter().map(String::as_str);
+        listed
+            .chain(labelled.map(|workload| workload.domain.as_str()))
+            .collect()
+    }
+
     /// Makes the learned group of a workload's service, if it is not there. Gives its name when it was made.
     pub fn add_service_group(&mut self, workload: &Workload) -> Option<GroupName> {
         let group = service_group(workload)?;
@@ -57,6 +73,15 @@ impl PolicyInput {
         self.groups.insert(name.clone(), group);
         Some(name)
     }
+}
+
+/// Whether the workload's namespace is labelled as one with a boundary.
+pub(crate) fn is_labelled(workload: &Workload) -> bool {
+    let (label, value) = BOUNDARY_LABEL;
+    workload
+        .namespace_labels
+        .get(label)
+        .is_some_and(|found| found == value)
 }
 
 /// The learned group of a workload's service.

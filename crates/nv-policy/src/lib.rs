@@ -2,7 +2,7 @@
 //!
 //! Pure: no I/O, no clock, and equal input gives equal output. The meaning of a policy is [`mod@reference`], an ordered walk
 //! short enough to be checked by eye; [`compile`] turns the same input into a [`nv_types::PolicyImage`] for a datapath, and property
-//! tests hold the two together. [`explain`] says which rule decided and which nearly did; [`learn`] makes rules of flows.
+//! tests hold the two together. What DNS names in address groups stand for is told from outside: [`Names`]. [`explain`] says which rule decided and which nearly did; [`learn`] makes rules of flows.
 //!
 //! ```
 //! use nv_policy::{PolicyInput, Tables, compile};
@@ -45,6 +45,7 @@ mod input;
 pub mod interchange;
 mod learn;
 mod map;
+mod names;
 mod party;
 pub mod reference;
 mod review;
@@ -60,9 +61,11 @@ pub use compiler::{Change, Compiler};
 pub use criteria::{InvalidCriterion, Selector};
 pub use diff::{Applications, Difference, Differences, Peers, diff};
 pub use explain::{Alternative, Explanation, Field, NearMiss, Query, Side, explain};
+pub use group::group_problems;
 pub use input::{PolicyInput, rule};
 pub use learn::{LEARNED_PORTS_MAX, Observation, RuleChange, learn};
-pub use party::{Book, Party};
+pub use names::{InvalidName, NAME_ADDRESSES_MAX, NAMES_MAX, Names, StoredName, Wanted, is_name_pattern};
+pub use party::{Book, Party, Zone};
 pub use review::review;
 pub use simulate::{Changed, End, Flow, simulate};
 pub use space::PortSpace;

@@ -20,7 +20,34 @@ pub struct Party {
     pub workload: Option<WorkloadId>,
     /// The node, if it is one of its own addresses.
     pub node: Option<NodeId>,
+    /// Groups that it is in because of a DNS name, with the names.
+    pub names: BTreeMap<GroupName, BTreeSet<String>>,
+    /// Which side of domains' boundaries it is on.
+    pub zone: Zone,
 }
+
+/// Which side of the boundaries between domains one is on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Zone {
+    /// In no domain with a boundary: workloads of other domains, and all addresses outside.
+    #[default]
+    Open,
+    /// In this domain, which has one.
+    Within(String),
+    /// On every side: nodes, and the workloads that the platform itself runs in `kube-system`.
+    Everywhere,
+}
+
+impl Zone {
+    /// Whether a boundary lies between the two.
+    #[must_use]
+    pub fn is_apart(&self, other: &Self) -> bool {
+        *self != *other && *self != Self::Everywhere && *other != Self::Everywhere
+    }
+}
+
+/// Domain of the platform's own workloads: it is on every side of a boundary, unless it has one itself.
+pub(crate) const PLATFORM_DOMAIN: &str = "kube-system";
 
 /// Who is where: resolves workloads and addresses to parties.
 #[derive(Debug)]
@@ -29,6 +56,10 @@ pub struct Book<'a> {
     selectors: Vec<(&'a GroupName, Selector)>,
     /// Prefixes of address groups.
     prefixes: Vec<(IpPrefix, &'a GroupName)>,
+    /// Addresses that are in groups by a name.
+    named: BTreeMap<[u8; 16], Vec<(&'a GroupName, BTreeSet<String>)>>,
+    /// Domains with a boundary.
+    bounded: BTreeSet<&'a str>,
     workloads: BTreeMap<[u8; 16], &'a Workload>,
     nodes: BTreeMap<[u8; 16], &'a NodeId>,
 }
@@ -45,6 +76,8 @@ impl<'a> Book<'a> {
             input,
             selectors: Vec::new(),
             prefixes: Vec::new(),
+            named: BTreeMap::new(),
+            bounded: input.bounded_domains(),
             workloads: BTreeMap::new(),
             nodes: BTreeMap::new(),
         };
@@ -52,11 +85,15 @@ impl<'a> Book<'a> {
             if reserved::ALL.contains(&group.name.as_str()) {
                 continue;
             }
-            match read(group).0 {
+            match read(group, input).0 {
                 Body::Workloads(selector) => book.selectors.push((&group.name, selector)),
-                Body::Addresses(prefixes) => book
-                    .prefixes
-                    .extend(prefixes.into_iter().map(|prefix| (prefix, &group.name))),
+                Body::Addresses(own) => {
+                    let prefixes = own.prefixes.into_iter();
+                    book.prefixes.extend(prefixes.map(|prefix| (prefix, &group.name)));
+                    for (address, names) in own.named {
+                        book.named.entry(address).or_default().push((&group.name, names));
+                    }
+                }
                 Body::Absent | Body::Reserved | Body::Broken => {}
             }
         }
@@ -77,9 +114,23 @@ impl<'a> Book<'a> {
         book
     }
 
-    /// Prefixes of address groups.
+    /// Prefixes of address groups, and the addresses of their names.
     pub(crate) fn prefixes(&self) -> impl Iterator<Item = IpPrefix> + '_ {
-        self.prefixes.iter().map(|(prefix, _)| *prefix)
+        let named = self.named.keys().map(|addr| IpPrefix {
+            addr: *addr,
+            len: 128,
+        });
+        self.prefixes.iter().map(|(prefix, _)| *prefix).chain(named)
+    }
+
+    fn zone(&self, domain: &str) -> Zone {
+        if self.bounded.contains(domain) {
+            Zone::Within(domain.to_owned())
+        } else if domain == PLATFORM_DOMAIN {
+            Zone::Everywhere
+        } else {
+            Zone::Open
+        }
     }
 
     /// The workload as one end of a flow.
@@ -97,6 +148,8 @@ impl<'a> Book<'a> {
             mode: self.input.mode_of(workload),
             workload: Some(workload.id.clone()),
             node: None,
+            names: BTreeMap::new(),
+            zone: self.zone(&workload.domain),
         }
     }
 
@@ -126,12 +179,26 @@ impl<'a> Book<'a> {
         } else {
             reserved::EXTERNAL
         }));
+        // A name's answer does not make a node's address a part of the group.
+        let named = self.named.get(&address).filter(|_| node.is_none());
+        let names: BTreeMap<_, _> = named
+            .into_iter()
+            .flatten()
+            .map(|(name, names)| ((*name).clone(), names.clone()))
+            .collect();
+        groups.extend(names.keys().cloned());
         let mode = node.and_then(|_| self.input.modes.get(reserved::NODES).copied());
         Party {
             groups,
             mode,
             workload: None,
             node: node.cloned(),
+            names,
+            zone: if node.is_some() {
+                Zone::Everywhere
+            } else {
+                Zone::Open
+            },
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The meaning of a policy: the naive ordered walk. Slow, short, and what everything else is held to.
 
-use nv_types::{Application, Decision, IpProto, Mode, Reason, Verdict, effective_mode, judge};
+use nv_types::{Application, Decision, IpProto, Mode, Reason, Tier, Verdict, effective_mode, judge};
 
 use crate::input::PolicyInput;
 use crate::party::Party;
@@ -25,8 +25,12 @@ pub fn evaluate(
         return (Decision::implicit(Verdict::Allow, Reason::Unmanaged), None);
     };
     let icmp_policy = input.settings.icmp_policy;
+    // Across the boundary of a domain what was learned does not count.
+    let is_apart = client.zone.is_apart(&server.zone);
     let found = input.ordered_rules().find(|rule| {
+        let counts = !is_apart || rule.tier() != Tier::Learned;
         !rule.disable
+            && counts
             && client.groups.contains(&rule.from)
             && server.groups.contains(&rule.to)
             && rule.ports.matches(proto, port, icmp_policy)
@@ -41,7 +45,17 @@ pub fn evaluate(
         None if proto.for_policy() == IpProto::ICMP && !icmp_policy => {
             Decision::implicit(Verdict::Allow, Reason::NotPoliced)
         }
+        None if is_apart => Decision::implicit(beyond(mode), Reason::Boundary),
         None => Decision::implicit(judge(None, mode), Reason::Default),
     };
     (decision, Some(mode))
+}
+
+/// What a mode makes of a flow across the boundary of a domain that no rule speaks of: it is reported in Discover, too, and so not
+/// learned.
+pub(crate) const fn beyond(mode: Mode) -> Verdict {
+    match mode {
+        Mode::Discover | Mode::Monitor => Verdict::Alert,
+        Mode::Protect => Verdict::Deny,
+    }
 }

@@ -3,12 +3,13 @@
 //! Values are JSON objects with a version field `v`. One that cannot be read is named in [`PolicyState::problems`] and the
 //! last good form of its object stays: one bad value neither opens nor closes the rest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nv_types::{Group, GroupName, Mode, Node, PolicySettings, Rule, RuleId, Workload, keys};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::input::PolicyInput;
+use crate::names::StoredName;
 
 /// Version of stored values that this code writes and reads.
 const VERSION: u32 = 1;
@@ -80,7 +81,7 @@ pub fn decode<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, BadValu
 pub enum Touched {
     /// Nothing: another key, or nothing that policy depends on.
     Nothing,
-    /// Workloads or addresses of nodes.
+    /// Workloads, addresses of nodes or of names.
     Workloads,
     /// Groups, rules, modes or settings.
     Policy,
@@ -158,6 +159,18 @@ impl PolicyState {
             } else {
                 Touched::Nothing
             });
+        } else if let Some((node, name)) = source_of(key) {
+            let stored: StoredName = decode(key, value)?;
+            let put = self.input.names.put(node, name, &stored.addresses);
+            let changed = put.map_err(|error| BadValue {
+                key: key.to_owned(),
+                problem: error.to_string(),
+            })?;
+            return Ok(if changed {
+                Touched::Workloads
+            } else {
+                Touched::Nothing
+            });
         } else if key.starts_with(keys::NODES) {
             let node: Node = decode(key, value)?;
             same(key, key, &keys::node(&node.id))?;
@@ -196,6 +209,14 @@ impl PolicyState {
         {
             self.input.workloads.remove(id);
             return Touched::Workloads;
+        } else if let Some((node, name)) = source_of(key) {
+            // A key whose name is none was never taken.
+            let was = self.input.names.put(node, name, &BTreeSet::new());
+            return if was.unwrap_or_default() {
+                Touched::Workloads
+            } else {
+                Touched::Nothing
+            };
         } else if let Some(id) = key.strip_prefix(keys::NODES) {
             if let Ok(id) = nv_types::NodeId::try_new(id) {
                 self.input.nodes.remove(&id);
@@ -256,6 +277,8 @@ impl PolicyState {
             workloads
                 .entry(workload.id.clone())
                 .or_insert_with(|| workload.clone());
+        } else if let Some((node, name)) = source_of(key) {
+            self.input.names.keep(node, name, &before.input.names);
         } else if let Some(node) = key
             .strip_prefix(keys::NODES)
             .and_then(|id| nv_types::NodeId::try_new(id).ok())
@@ -300,6 +323,11 @@ impl PolicyState {
 fn places(order: &StoredOrder) -> BTreeMap<RuleId, usize> {
     let places = order.rules.iter().enumerate().rev();
     places.map(|(place, id)| (*id, place)).collect()
+}
+
+/// The node and the name of a key of [`keys::NAMES`].
+fn source_of(key: &str) -> Option<(&str, &str)> {
+    key.strip_prefix(keys::NAMES)?.split_once('/')
 }
 
 fn group_name(key: &str, name: &str) -> Result<GroupName, BadValue> {
@@ -423,7 +451,7 @@ mod tests {
             changes in proptest::collection::vec((0u8..3, 1u32..8, proptest::collection::vec(1u32..9, 0..8)), 0..30)
         ) {
             let mut state = PolicyState::default();
-            let (mut known, mut order) = (std::collections::BTreeSet::new(), Vec::new());
+            let (mut known, mut order) = (BTreeSet::new(), Vec::new());
             for (what, id, list) in changes {
                 match what {
                     0 => {

@@ -43,6 +43,10 @@ struct Spec {
     rules: Vec<(usize, usize, usize, usize, bool, bool)>,
     basic: bool,
     icmp: bool,
+    /// Which of two domains have a boundary.
+    bounded: u8,
+    /// What the name of the group `net1` was answered with.
+    answer: Option<u8>,
 }
 
 fn spec() -> impl Strategy<Value = Spec> {
@@ -61,15 +65,21 @@ fn spec() -> impl Strategy<Value = Spec> {
         prop::collection::vec(one, 0..9),
         any::<bool>(),
         any::<bool>(),
+        0..8_u8,
+        prop::option::of(0..20_u8),
     )
-        .prop_map(|(modes, labels, nets, rules, basic, icmp)| Spec {
-            modes,
-            labels,
-            nets,
-            rules,
-            basic,
-            icmp,
-        })
+        .prop_map(
+            |(modes, labels, nets, rules, basic, icmp, bounded, answer)| Spec {
+                modes,
+                labels,
+                nets,
+                rules,
+                basic,
+                icmp,
+                bounded,
+                answer,
+            },
+        )
 }
 
 fn group(name: &str, kind: GroupKind, key: &str, value: String) -> Group {
@@ -94,6 +104,8 @@ fn policy(spec: &Spec) -> PolicyInput {
         let id = format!("w{number}");
         let workload = Workload {
             name: id.clone(),
+            // Services of one name in two domains are two.
+            domain: ["", "d"][usize::from(number % 3 == 2)].into(),
             labels: BTreeMap::from([("l".to_owned(), (number % 2).to_string())]),
             interfaces: vec![Interface {
                 name: "eth0".into(),
@@ -115,9 +127,12 @@ fn policy(spec: &Spec) -> PolicyInput {
     };
     input.nodes.insert(node.id.clone(), node);
     for (number, mode) in spec.modes.iter().enumerate() {
-        input
-            .modes
-            .insert(format!("nv.s{number}").parse().unwrap(), MODES[*mode]);
+        input.modes.insert(
+            format!("nv.s{number}{}", if number == 2 { ".d" } else { "" })
+                .parse()
+                .unwrap(),
+            MODES[*mode],
+        );
     }
     for number in 0..2 {
         let by_label = group(
@@ -127,11 +142,26 @@ fn policy(spec: &Spec) -> PolicyInput {
             spec.labels[number].to_string(),
         );
         let net = format!("192.0.2.{}/{}", 8 * number, spec.nets[number]);
-        let by_net = group(&format!("net{number}"), GroupKind::Address, "address", net);
+        let mut by_net = group(&format!("net{number}"), GroupKind::Address, "address", net);
+        if number == 1 {
+            let name = group("net", GroupKind::Address, "address", "*.example.com".into());
+            by_net.criteria.extend(name.criteria);
+        }
         input.groups.insert(by_label.name.clone(), by_label);
         input.groups.insert(by_net.name.clone(), by_net);
     }
+    input.settings.bounded_domains = [(1, ""), (2, "d")]
+        .into_iter()
+        .filter(|(bit, _)| spec.bounded & 4 == 0 && spec.bounded & bit != 0)
+        .map(|(_, name)| name.to_owned())
+        .collect();
+    if let Some(last) = spec.answer {
+        let address = format!("192.0.2.{last}").parse().unwrap();
+        input.names.put("n1", "a.example.com", &[address].into()).unwrap();
+    }
     for (id, (from, to, ports, apps, allow, disable)) in (1..).zip(&spec.rules) {
+        // Some are learned.
+        let id = if id % 3 == 0 { 10_000 + id } else { id };
         let action = if *allow { Action::Allow } else { Action::Deny };
         let mut rule = rule(id, GROUPS[*from], GROUPS[*to], PORTS[*ports], action).unwrap();
         rule.applications = match apps {
@@ -153,7 +183,7 @@ fn policy(spec: &Spec) -> PolicyInput {
 
 fn addresses() -> Vec<std::net::IpAddr> {
     let inside = (1..5).map(|last| format!("10.0.0.{last}"));
-    let outside = [0, 1, 7, 8, 9, 15, 16, 200].map(|last| format!("192.0.2.{last}"));
+    let outside = [0, 1, 7, 8, 9, 15, 16, 19, 200].map(|last| format!("192.0.2.{last}"));
     inside
         .chain(outside)
         .chain(["10.9.0.1".into(), "2001:db8::1".into()])

@@ -39,6 +39,7 @@ enum Step {
         running: bool,
         age: u64,
         address: u8,
+        domain: u8,
     },
     NoWorkload(usize),
     Group {
@@ -72,8 +73,29 @@ enum Step {
     Contention(bool),
     Icmp(bool),
     Network(Option<usize>),
+    /// Which of the domains the setting names.
+    Bounded(u8),
+    Name {
+        source: u8,
+        name: usize,
+        addresses: Vec<u8>,
+    },
+    Internal(bool),
 }
 
+const DOMAINS: [&str; 3] = ["", "d", "kube-system"];
+const NAMES: [&str; 3] = ["api.example.com", "b.c.example.com", "other.example.org"];
+/// Addresses that names are answered with: public ones, a workload's, a node's.
+const ANSWERS: [&str; 6] = [
+    "192.0.2.1",
+    "192.0.2.5",
+    "198.51.100.1",
+    "10.0.0.4",
+    "192.0.2.9",
+    "127.0.0.1",
+];
+
+#[allow(clippy::too_many_arguments, reason = "a step's fields")]
 fn workload(
     number: usize,
     label: u8,
@@ -82,6 +104,7 @@ fn workload(
     running: bool,
     age: u64,
     address: u8,
+    domain: u8,
 ) -> Workload {
     Workload {
         name: format!("w{number}"),
@@ -101,6 +124,12 @@ fn workload(
             WorkloadState::Exited
         },
         started: Timestamp(age),
+        domain: DOMAINS[usize::from(domain % 3)].into(),
+        namespace_labels: if domain >= 3 {
+            BTreeMap::from([("NeuvectorNamespaceBoundary".into(), "enabled".into())])
+        } else {
+            BTreeMap::new()
+        },
         ..Workload::new(
             format!("w{number}").parse().unwrap(),
             if here { "n1" } else { "n2" }.parse().unwrap(),
@@ -125,6 +154,14 @@ fn group(name: &str, content: usize) -> Group {
             ("domain", CriterionOp::Equal, ""),
         ],
         7 => &[("l", CriterionOp::Regex, "(")],
+        8 => &[
+            ("address", CriterionOp::Equal, "*.example.com"),
+            ("address", CriterionOp::Equal, "192.0.2.5"),
+        ],
+        9 => &[
+            ("address", CriterionOp::Equal, "vh:api.example.com"),
+            ("address", CriterionOp::Equal, "other.example.org"),
+        ],
         _ => &[],
     };
     let criterion = |(key, op, value): &(&str, CriterionOp, &str)| Criterion {
@@ -134,7 +171,7 @@ fn group(name: &str, content: usize) -> Group {
     };
     Group {
         name: name.parse().unwrap(),
-        kind: if matches!(content, 4 | 5) {
+        kind: if matches!(content, 4 | 5 | 8 | 9) {
             GroupKind::Address
         } else {
             GroupKind::Container
@@ -149,13 +186,13 @@ fn group(name: &str, content: usize) -> Group {
 fn step() -> impl Strategy<Value = Step> {
     let mode = prop_oneof![3 => (0usize..3).prop_map(|mode| Some(MODES[mode])), 1 => Just(None)];
     prop_oneof![
-        6 => (0usize..8, 0u8..3, 0u8..3, any::<bool>(), prop::bool::weighted(0.8), 0u64..3, 1u8..10).prop_map(
-            |(number, label, service, here, running, age, address)| Step::Workload {
-                number, label, service, here, running, age, address
+        6 => (0usize..8, 0u8..3, 0u8..3, any::<bool>(), prop::bool::weighted(0.8), 0u64..3, 1u8..10, 0u8..5).prop_map(
+            |(number, label, service, here, running, age, address, domain)| Step::Workload {
+                number, label, service, here, running, age, address, domain
             }
         ),
         1 => (0usize..8).prop_map(Step::NoWorkload),
-        2 => (0usize..8, 0usize..9).prop_map(|(number, content)| Step::Group { number, content }),
+        2 => (0usize..8, 0usize..11).prop_map(|(number, content)| Step::Group { number, content }),
         1 => (0usize..8).prop_map(Step::NoGroup),
         3 => (5usize..10, mode).prop_map(|(group, mode)| Step::Mode { group, mode }),
         6 => (0u32..12, 0usize..12, 0..GROUPS.len(), 0..GROUPS.len(), 0..PORTS.len(), 0u32..12, any::<bool>(), prop::bool::weighted(0.1)).prop_map(
@@ -167,6 +204,11 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<bool>().prop_map(Step::Contention),
         1 => any::<bool>().prop_map(Step::Icmp),
         1 => prop::option::of(0_usize..3).prop_map(Step::Network),
+        1 => (0u8..8).prop_map(Step::Bounded),
+        3 => (0u8..2, 0..NAMES.len(), proptest::collection::vec(0..6u8, 0..3)).prop_map(
+            |(source, name, addresses)| Step::Name { source, name, addresses }
+        ),
+        1 => any::<bool>().prop_map(Step::Internal),
     ]
 }
 
@@ -186,8 +228,9 @@ fn perform(input: &mut PolicyInput, step: &Step) -> Vec<Change> {
             running,
             age,
             address,
+            domain,
         } => {
-            let workload = workload(number, label, service, here, running, age, address);
+            let workload = workload(number, label, service, here, running, age, address, domain);
             let id = workload.id.clone();
             let mut changes = vec![Change::Workload(id.clone())];
             // A service's group is made with its first workload, and the order in which both are told is no matter.
@@ -282,6 +325,31 @@ fn perform(input: &mut PolicyInput, step: &Step) -> Vec<Change> {
             input.settings.network_mode = mode.map(|mode| MODES[mode]);
             Vec::new()
         }
+        Step::Bounded(which) => {
+            let named = (0..3).filter(|at| which & 1 << at != 0);
+            input.settings.bounded_domains = named.map(|at| DOMAINS[at].to_owned()).collect();
+            Vec::new()
+        }
+        Step::Name {
+            source,
+            name,
+            addresses,
+        } => {
+            let addresses = addresses
+                .iter()
+                .map(|at| ANSWERS[usize::from(*at)].parse().unwrap());
+            let source = format!("n{source}");
+            input
+                .names
+                .put(&source, NAMES[name], &addresses.collect())
+                .unwrap();
+            vec![Change::Name(NAMES[name].to_owned())]
+        }
+        Step::Internal(believed) => {
+            let names = believed.then(|| "*.example.com".to_owned());
+            input.settings.internal_names = names.into_iter().collect();
+            Vec::new()
+        }
     }
 }
 
@@ -305,12 +373,13 @@ struct Meant {
 }
 
 fn meant(compiler: &Compiler, image: &PolicyImage) -> Meant {
-    let identities = compiler.identities();
+    let (identities, zones) = (compiler.identities(), compiler.zones());
     let meaning = |identity: Identity| {
         let (groups, mode) = &identities[&identity];
         let mut groups: Vec<_> = groups.iter().map(ToString::to_string).collect();
         // Workloads and others of equal groups and mode are two classes.
         groups.push(identity.any_of_kind().0.to_string());
+        groups.push(format!("{:?}", zones.get(&identity)));
         (groups, *mode)
     };
     let mut tables: BTreeMap<_, Content> = BTreeMap::new();
@@ -428,7 +497,7 @@ proptest! {
         let tables = Tables::new(&image);
         for local in in_force.workloads.values().filter(|workload| workload.node == node && workload.state == WorkloadState::Running) {
             let own = book.workload(local);
-            for peer in (1..10).map(|last| format!("10.0.0.{last}")).chain((1..10).map(|last| format!("192.0.2.{last}"))).chain(["8.8.8.8".to_owned()]) {
+            for peer in (1..10).map(|last| format!("10.0.0.{last}")).chain((1..10).map(|last| format!("192.0.2.{last}"))).chain(["8.8.8.8", "198.51.100.1", "127.0.0.1"].map(str::to_owned)) {
                 let peer = peer.parse().unwrap();
                 let other = book.address(peer);
                 if other.workload == own.workload {

@@ -13,8 +13,12 @@ use nv_types::{
 };
 use proptest::prelude::*;
 
-const GROUPS: [&str; 9] = [
+const DOMAINS: [&str; 3] = ["", "d", "kube-system"];
+const NAMES: [&str; 3] = ["api.example.com", "b.c.example.com", "other.example.org"];
+const ANSWERS: [&str; 5] = ["192.0.2.64", "198.51.100.1", "10.0.0.2", "192.0.2.70", "10.9.9.9"];
+const GROUPS: [&str; 10] = [
     "g0",
+    "names",
     "g1",
     "g2",
     "net0",
@@ -107,13 +111,31 @@ prop_compose! {
         basic: bool,
         icmp_policy: bool,
         network_mode in 0_usize..12,
+        domains in proptest::collection::vec(0usize..4, 6),
+        bounded in 0_u8..8,
+        labelled in 0_usize..8,
+        answers in proptest::collection::vec((0..2usize, 0..NAMES.len(), 0..5usize), 0..5),
+        internal: bool,
     ) -> PolicyInput {
         let mut input = PolicyInput::default();
         input.settings.contention = if basic { Contention::Basic } else { Contention::Restrictive };
         input.settings.icmp_policy = icmp_policy;
         input.settings.network_mode = network_mode.checked_sub(9).map(|mode: usize| MODES[mode]);
+        // Of three policies two have no boundaries, or few of the tables below would be of the plain kind.
+        let named = (0..3).filter(|at| bounded < 4 && bounded & 1 << at != 0);
+        input.settings.bounded_domains = named.map(|at| DOMAINS[at].to_owned()).collect();
+        input.settings.internal_names = internal.then(|| "*.example.com".to_owned()).into_iter().collect();
+        for (source, name, answer) in answers {
+            let mut addresses: std::collections::BTreeSet<_> = input.names.told(NAMES[name]);
+            addresses.insert(ANSWERS[answer].parse().unwrap());
+            input.names.put(["n1", "n2"][source], NAMES[name], &addresses).unwrap();
+        }
         for (number, label) in labels.into_iter().enumerate() {
-            let workload = workload(number, label, if number % 2 == 0 { "n1" } else { "n2" });
+            let mut workload = workload(number, label, if number % 2 == 0 { "n1" } else { "n2" });
+            workload.domain = DOMAINS[domains[number] % 3].into();
+            if number == labelled {
+                workload.namespace_labels.insert("NeuvectorNamespaceBoundary".into(), "enabled".into());
+            }
             input.add_service_group(&workload);
             input.workloads.insert(workload.id.clone(), workload);
         }
@@ -123,6 +145,7 @@ prop_compose! {
             group("g2", GroupKind::Container, &[("service", "s1")]),
             group("net0", GroupKind::Address, &[("address", "192.0.2.0/24"), ("address", "fd77::/16")]),
             group("net1", GroupKind::Address, &[("address", "192.0.2.64-192.0.2.99"), ("address", "172.16.0.1")]),
+            group("names", GroupKind::Address, &[("address", "*.example.com"), ("address", "vh:other.example.org")]),
             group("empty", GroupKind::Container, &[]),
         ] {
             input.groups.insert(group.name.clone(), group);
@@ -158,6 +181,8 @@ fn probes() -> Vec<IpAddr> {
         "192.0.2.100",
         "172.16.0.1",
         "8.8.8.8",
+        "198.51.100.1",
+        "10.9.9.9",
         "fd77::1",
         "2001:db8::1",
     ]

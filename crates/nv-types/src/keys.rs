@@ -19,6 +19,8 @@ pub const MODES: &str = "policy/mode/";
 pub const WORKLOADS: &str = "workload/";
 /// Prefix of nodes.
 pub const NODES: &str = "node/";
+/// Prefix of what nodes have heard of DNS names.
+pub const NAMES: &str = "name/";
 /// Policy settings.
 pub const SETTINGS: &str = "config/policy";
 /// Prefix of capture sessions.
@@ -62,4 +64,16 @@ pub fn workloads_of(node: &NodeId) -> String {
 #[must_use]
 pub fn node(id: &NodeId) -> String {
     format!("{NODES}{id}")
+}
+
+/// Key of what a node has heard of a DNS name; the name in lower case, without a dot at its end.
+#[must_use]
+pub fn name(node: &NodeId, name: &str) -> String {
+    format!("{NAMES}{node}/{name}")
+}
+
+/// Prefix of all that a node has heard of DNS names.
+#[must_use]
+pub fn names_of(node: &NodeId) -> String {
+    format!("{NAMES}{node}/")
 }

@@ -66,6 +66,6 @@ pub use image::{
 #[cfg(feature = "alloc")]
 pub use ports::{InvalidPorts, PortRange, PortSet, PortSpec};
 #[cfg(feature = "alloc")]
-pub use rule::{DenyResponse, PolicySettings, PortSpecText, Rule, UnknownEndpoint};
+pub use rule::{BOUNDARY_LABEL, DenyResponse, PolicySettings, PortSpecText, Rule, UnknownEndpoint};
 #[cfg(feature = "alloc")]
 pub use workload::{Interface, Node, PublishedPort, Workload, WorkloadState};

@@ -1,5 +1,6 @@
 //! Rules and the settings that policy depends on.
 
+use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -74,6 +75,12 @@ pub enum DenyResponse {
     Drop,
 }
 
+/// Label of a namespace, and its value, that give its domain a boundary: NeuVector's.
+pub const BOUNDARY_LABEL: (&str, &str) = ("NeuvectorNamespaceBoundary", "enabled");
+
+/// A week, in seconds.
+const WEEK: u64 = 7 * 24 * 3600;
+
 /// Settings that the meaning of a policy depends on. Stored under `config/policy`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(
@@ -90,6 +97,20 @@ pub struct PolicySettings {
     pub new_service_mode: Mode,
     /// One mode for all services instead of their own (NeuVector's `net_service_policy_mode`); `nodes` keeps its own.
     pub network_mode: Option<Mode>,
+    /// Whether a service in Discover goes on to Monitor by itself (NeuVector's name).
+    pub mode_auto_d2m: bool,
+    /// Seconds that it stays in Discover then.
+    pub mode_auto_d2m_duration: u64,
+    /// Whether a service in Monitor goes on to Protect by itself (NeuVector's name).
+    pub mode_auto_m2p: bool,
+    /// Seconds that it must have been in Monitor then, without a violation.
+    pub mode_auto_m2p_duration: u64,
+    /// Domains with a boundary: between them and everybody else learned rules do not count and what no rule allows is reported, also
+    /// in Discover. A domain whose namespace is labelled [`BOUNDARY_LABEL`] has one too.
+    pub bounded_domains: BTreeSet<String>,
+    /// DNS names (`a.example`, `*.example`, or `*` for all) whose internal addresses count: for all others an answer with an address that
+    /// is not public is not believed.
+    pub internal_names: BTreeSet<String>,
     /// What an interface may do before its workload is known.
     pub unknown_endpoint: UnknownEndpoint,
     /// What the client of a denied flow sees.
@@ -136,6 +157,12 @@ impl Default for PolicySettings {
             icmp_policy: true,
             new_service_mode: Mode::Discover,
             network_mode: None,
+            mode_auto_d2m: false,
+            mode_auto_d2m_duration: WEEK,
+            mode_auto_m2p: false,
+            mode_auto_m2p_duration: WEEK,
+            bounded_domains: BTreeSet::new(),
+            internal_names: BTreeSet::new(),
             unknown_endpoint: UnknownEndpoint::Auto,
             deny_response: DenyResponse::Drop,
             failsafe_ports: alloc::vec![tcp(22), tcp(10443), tcp(18400), tcp(18401)],

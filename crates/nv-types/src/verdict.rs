@@ -108,11 +108,13 @@ pub enum Reason {
     NotPoliced = 12,
     /// A fail-safe port of the node's own management.
     Failsafe = 13,
+    /// It crosses the boundary of a domain, and no rule but a learned one speaks of it.
+    Boundary = 14,
 }
 
 impl Reason {
     /// Number of reasons, for counter arrays.
-    pub const COUNT: usize = 14;
+    pub const COUNT: usize = 15;
 
     /// Every reason, in the order of their numbers.
     pub const ALL: [Self; Self::COUNT] = [
@@ -130,6 +132,7 @@ impl Reason {
         Self::Related,
         Self::NotPoliced,
         Self::Failsafe,
+        Self::Boundary,
     ];
 
     /// The reason with this number in kernel tables.
@@ -160,6 +163,7 @@ impl Reason {
             Self::Related => "related",
             Self::NotPoliced => "not_policed",
             Self::Failsafe => "failsafe",
+            Self::Boundary => "boundary",
         }
     }
 }

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use nv_api::rest::{Alternative, ErrorBody, Explain, ExplainData, ExplainSide, NearMiss};
 use nv_controller_core::{Asked, Controller};
-use nv_policy::{Explanation, Side};
+use nv_policy::{Explanation, Side, Zone};
 use nv_types::{Application, IpProto, PortRange, PortSpec};
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -77,6 +77,15 @@ fn answer(core: &Controller, found: Explanation) -> Explain {
         name: side.label,
         groups: side.groups.iter().map(ToString::to_string).collect(),
         mode: side.mode.map(|mode| mode.to_string()),
+        names: side
+            .names
+            .iter()
+            .flat_map(|(group, names)| names.iter().map(move |name| format!("{group}: {name}")))
+            .collect(),
+        bounded_domain: match side.zone {
+            Zone::Within(domain) => Some(domain),
+            Zone::Open | Zone::Everywhere => None,
+        },
     };
     Explain {
         verdict: found.decision.verdict.to_string(),

@@ -409,20 +409,20 @@ async fn an_object_says_what_hangs_on_it_and_what_is_not_enforced() {
     );
     assert_eq!(rule["diagnostics"], json!([]));
 
-    // A group of a DNS name matches nobody: the list says so, and so does every rule that names it.
+    // Nobody has told an address of the group's DNS name: the list says so, and so does every rule that names it.
     let says = |object: &Value, parts: &[&str]| {
         let told = object["diagnostics"].as_array().unwrap();
         assert_eq!(told.len(), 1, "{object}");
         let text = told[0].as_str().unwrap();
         assert!(parts.iter().all(|part| text.contains(part)), "{text}");
     };
-    let parts = ["criteria[0]", "not enforced", "'www.example.org'"];
+    let parts = ["criteria[0]", "nobody yet", "'www.example.org'"];
     says(&get("/v1/group/names").await["group"], &parts);
     let groups = get("/v1/group?f_name=names").await;
     says(&groups["groups"][0], &parts);
     says(
         &get("/v1/policy/rule/8").await["rule"],
-        &["to: group 'names'", "not enforced"],
+        &["to: group 'names'", "nobody yet"],
     );
     let (status, answer) = bed
         .call(

@@ -168,6 +168,12 @@ pub struct ExplainSide {
     pub groups: Vec<String>,
     /// Mode of its service.
     pub mode: Option<String>,
+    /// DNS names because of which it is in groups, as `group: name`.
+    #[serde(default)]
+    pub names: Vec<String>,
+    /// Its domain, if that has a boundary.
+    #[serde(default)]
+    pub bounded_domain: Option<String>,
 }
 
 /// A rule that nearly matched.

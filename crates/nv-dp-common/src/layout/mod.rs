@@ -14,7 +14,7 @@ pub use flow::{
 };
 
 /// Version of everything in this module; stored at [`STATE_ABI`] of the state table and checked at adoption.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Entry of the state table that holds [`ABI_VERSION`].
 pub const STATE_ABI: u32 = 0;

@@ -10,8 +10,10 @@ use crate::input::PolicyInput;
 /// One object of a [`PolicyInput`](crate::PolicyInput) that came, changed or went.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Change {
-    /// Anything: the settings, or more than is worth listing.
+    /// Anything: more than is worth listing.
     All,
+    /// Settings; what an update needs of them it also looks for by itself.
+    Settings,
     /// A node.
     Node(NodeId),
     /// A group.
@@ -24,16 +26,20 @@ pub enum Change {
     Rule(RuleId),
     /// The order of the rules.
     Order,
+    /// The addresses of a DNS name, in its normal form: lower case, no dot at the end.
+    Name(String),
 }
 
 impl Change {
     /// What differs between two inputs, in a fixed order; nothing if they are equal.
     #[must_use]
     pub fn between(old: &PolicyInput, new: &PolicyInput) -> Vec<Self> {
-        if old.settings != new.settings {
-            return vec![Self::All];
-        }
         let mut changes = Vec::new();
+        if old.settings != new.settings {
+            changes.push(Self::Settings);
+        }
+        old.names
+            .differing(&new.names, |name| changes.push(Self::Name(name.to_owned())));
         differing(&old.nodes, &new.nodes, |id| changes.push(Self::Node(id.clone())));
         differing(&old.groups, &new.groups, |name| {
             changes.push(Self::Group(name.clone()))
@@ -60,9 +66,14 @@ impl Change {
     pub(super) const fn rule(&self) -> Option<RuleId> {
         match self {
             Self::Rule(id) => Some(*id),
-            Self::All | Self::Node(_) | Self::Group(_) | Self::Mode(_) | Self::Workload(_) | Self::Order => {
-                None
-            }
+            Self::All
+            | Self::Settings
+            | Self::Node(_)
+            | Self::Group(_)
+            | Self::Mode(_)
+            | Self::Workload(_)
+            | Self::Name(_)
+            | Self::Order => None,
         }
     }
 }

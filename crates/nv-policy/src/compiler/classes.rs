@@ -1,10 +1,10 @@
 //! Classes of peers that no rule can tell apart; a class's number is its identity.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nv_types::{Identity, Mode};
 
-use super::members::Gx;
+use super::members::{Dx, Gx};
 use crate::map::Map;
 
 /// What makes a class: a workload or not, the groups that some rule speaks of, the mode.
@@ -14,6 +14,33 @@ pub(super) struct ClassKey {
     /// Sorted.
     pub(super) groups: Box<[Gx]>,
     pub(super) mode: Option<Mode>,
+    pub(super) zone: ZoneKey,
+}
+
+/// A [`Zone`](crate::Zone), by number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum ZoneKey {
+    #[default]
+    Open,
+    Within(Dx),
+    Everywhere,
+}
+
+impl ZoneKey {
+    /// Whether a boundary lies between the two.
+    pub(super) fn is_apart(self, other: Self) -> bool {
+        self != other && self != Self::Everywhere && other != Self::Everywhere
+    }
+
+    /// Whether a boundary lies between somebody here and those for whom a wildcard holds, who are in no zone of their own.
+    pub(super) fn is_apart_from_most(self) -> bool {
+        self.is_apart(Self::Open)
+    }
+
+    /// Whether a wildcard of somebody here may not hold for somebody there, only because of where they are.
+    pub(super) fn stands_out(self, local: Self) -> bool {
+        local.is_apart(self) != local.is_apart_from_most()
+    }
 }
 
 impl ClassKey {
@@ -53,6 +80,8 @@ pub(super) struct Classes {
     left: Vec<Identity>,
     /// Classes that the node's own workloads have come to, or have all left.
     homes: Vec<Identity>,
+    /// Classes of every zone but the open one.
+    zones: BTreeMap<ZoneKey, BTreeSet<Identity>>,
 }
 
 fn place(identity: Identity) -> Option<usize> {
@@ -101,6 +130,9 @@ impl Classes {
             }
         };
         let identity = Identity::of_kind(key.kind(), number);
+        if key.zone != ZoneKey::Open {
+            self.zones.entry(key.zone).or_default().insert(identity);
+        }
         self.index.insert(key.clone(), identity);
         self.slots[number as usize - 1] = Some(Class {
             key,
@@ -144,12 +176,28 @@ impl Classes {
                 && let Some(class) = place(identity).and_then(|place| self.slots[place].take())
             {
                 self.index.remove(&class.key);
+                self.leave_zone(class.key.zone, identity);
                 gone.push((identity, class));
             }
         }
         self.born
             .retain(|born| gone.iter().all(|(identity, _)| identity != born));
         gone
+    }
+
+    fn leave_zone(&mut self, zone: ZoneKey, identity: Identity) {
+        if let Some(members) = self.zones.get_mut(&zone) {
+            members.remove(&identity);
+            if members.is_empty() {
+                self.zones.remove(&zone);
+            }
+        }
+    }
+
+    /// Classes that stand out for somebody in a zone: [`ZoneKey::stands_out`].
+    pub(super) fn standing_out(&self, local: ZoneKey) -> impl Iterator<Item = Identity> + '_ {
+        let zones = self.zones.iter().filter(move |(zone, _)| zone.stands_out(local));
+        zones.flat_map(|(_, members)| members.iter().copied())
     }
 
     /// Numbers that may be used again.

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use nv_types::{GroupName, IpPrefix, Mode, NodeId, Timestamp, Workload, WorkloadId, v4_mapped};
 use nv_types::{Identity, reserved};
 
+use super::domains::Domains;
 use crate::criteria::{Selector, value};
-use crate::group::{Body, read};
-use crate::input::PolicyInput;
+use crate::group::{Addresses, Body, read};
+use crate::input::{PolicyInput, is_labelled};
 use crate::map::Map;
 use crate::party::is_present;
 
@@ -17,6 +18,8 @@ pub(super) type Gx = u32;
 pub(super) type Wx = u32;
 /// Number of a rule.
 pub(super) type Rx = u32;
+/// Number of a domain.
+pub(super) type Dx = u32;
 
 #[derive(Debug)]
 pub(super) struct GroupSlot {
@@ -41,6 +44,13 @@ impl GroupSlot {
     pub(super) const fn is_spoken(&self) -> bool {
         !self.from.is_empty() || !self.to.is_empty()
     }
+
+    const fn addresses(&self) -> Option<&Addresses> {
+        match &self.body {
+            Body::Addresses(own) => Some(own),
+            Body::Absent | Body::Reserved | Body::Broken | Body::Workloads(_) => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -54,6 +64,9 @@ pub(super) struct WorkloadSlot {
     pub(super) mode: Option<Mode>,
     /// Sorted.
     pub(super) groups: Vec<Gx>,
+    pub(super) domain: Dx,
+    /// Its namespace is labelled as one with a boundary.
+    labelled: bool,
     pub(super) class: Option<Identity>,
 }
 
@@ -66,6 +79,9 @@ pub(super) struct Members {
     /// Groups that need an exact value of a key, by key and value; all others that select workloads are in `scanned`.
     anchored: BTreeMap<String, Map<String, Vec<Gx>>>,
     scanned: BTreeSet<Gx>,
+    /// Address groups that speak of names.
+    naming: BTreeSet<Gx>,
+    pub(super) domains: Domains,
     by_id: Map<WorkloadId, Wx>,
     pub(super) workloads: Vec<Option<WorkloadSlot>>,
     free_workloads: Vec<Wx>,
@@ -85,6 +101,8 @@ impl Members {
             free_groups: Vec::new(),
             anchored: BTreeMap::new(),
             scanned: BTreeSet::new(),
+            naming: BTreeSet::new(),
+            domains: Domains::default(),
             by_id: Map::default(),
             workloads: Vec::new(),
             free_workloads: Vec::new(),
@@ -172,16 +190,32 @@ impl Members {
             .max_by_key(|workload| (workload.started, &workload.id))
     }
 
-    /// Takes a group as the input has it now. Gives the workloads whose groups changed; address groups are also told by `true`.
+    /// Address groups that speak of a name.
+    pub(super) fn naming(&self, name: &str) -> Vec<GroupName> {
+        let slots = self.naming.iter().map(|number| &self.groups[*number as usize]);
+        let speaking = slots.filter(|slot| matches!(&slot.body, Body::Addresses(own) if own.speaks_of(name)));
+        speaking.map(|slot| slot.name.clone()).collect()
+    }
+
+    /// Takes a group as the input has it now. Gives the workloads whose groups changed; that its addresses did is told by `true`.
     pub(super) fn put_group(&mut self, input: &PolicyInput, name: &GroupName) -> (BTreeSet<Wx>, bool) {
         if reserved::ALL.contains(&name.as_str()) {
             return (BTreeSet::new(), false);
         }
         let number = self.group(name);
         self.unlist(number);
-        let was_addresses = matches!(self.groups[number as usize].body, Body::Addresses(_));
-        let (body, problems) = input.groups.get(name).map_or((Body::Absent, Vec::new()), read);
-        let is_addresses = matches!(body, Body::Addresses(_));
+        let group = input.groups.get(name);
+        let (body, problems) = group.map_or((Body::Absent, Vec::new()), |group| read(group, input));
+        let is_other = match (&self.groups[number as usize].body, &body) {
+            (Body::Addresses(was), Body::Addresses(is)) => was != is,
+            (Body::Addresses(_), _) | (_, Body::Addresses(_)) => true,
+            _ => false,
+        };
+        if matches!(&body, Body::Addresses(own) if !own.patterns.is_empty()) {
+            self.naming.insert(number);
+        } else {
+            self.naming.remove(&number);
+        }
         let members = match &body {
             Body::Workloads(selector) => self.selected(input, name, selector),
             Body::Absent | Body::Reserved | Body::Broken | Body::Addresses(_) => BTreeSet::new(),
@@ -205,7 +239,7 @@ impl Members {
         }
         self.list(number);
         self.forget_unused(number);
-        (changed, was_addresses || is_addresses)
+        (changed, is_other)
     }
 
     /// Workloads that a selector picks. The learned group of a service needs to look only at that service's.
@@ -315,7 +349,7 @@ impl Members {
         addresses.sort_unstable();
         addresses.dedup();
         let service = workload.service_group();
-        let slot = WorkloadSlot {
+        let mut slot = WorkloadSlot {
             id: id.clone(),
             addresses,
             started: workload.started,
@@ -323,6 +357,8 @@ impl Members {
             mode: input.mode_of(workload),
             groups: self.groups_of(workload),
             service,
+            domain: 0,
+            labelled: is_labelled(workload),
             class: None,
         };
         let number = match self.free_workloads.pop() {
@@ -332,6 +368,7 @@ impl Members {
                 u32::try_from(self.workloads.len() - 1).unwrap_or(u32::MAX)
             }
         };
+        slot.domain = self.domains.enter(&workload.domain, number, slot.labelled);
         for group in &slot.groups {
             self.groups[*group as usize].members.insert(number);
         }
@@ -367,6 +404,7 @@ impl Members {
                 self.by_service.remove(service);
             }
         }
+        self.domains.leave(slot.domain, number, slot.labelled);
         self.by_id.remove(&slot.id);
         self.free_workloads.push(number);
         Some(slot)
@@ -383,11 +421,17 @@ impl Members {
     /// Prefixes of all address groups.
     pub(super) fn prefixes(&self) -> impl Iterator<Item = (IpPrefix, Gx)> + '_ {
         (0..).zip(&self.groups).flat_map(|(number, slot)| {
-            let prefixes = match &slot.body {
-                Body::Addresses(prefixes) => prefixes.as_slice(),
-                Body::Absent | Body::Reserved | Body::Broken | Body::Workloads(_) => &[],
-            };
+            let prefixes = slot.addresses().map_or(&[][..], |own| own.prefixes.as_slice());
             prefixes.iter().map(move |prefix| (*prefix, number))
+        })
+    }
+
+    /// Addresses that address groups hold by names.
+    pub(super) fn named(&self) -> impl Iterator<Item = ([u8; 16], Gx)> + '_ {
+        self.naming.iter().flat_map(|number| {
+            let own = self.groups[*number as usize].addresses();
+            let named = own.into_iter().flat_map(|own| own.named.keys());
+            named.map(|addr| (*addr, *number))
         })
     }
 

@@ -8,6 +8,7 @@
 
 mod change;
 mod classes;
+mod domains;
 mod journal;
 mod members;
 mod outside;
@@ -20,12 +21,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nv_types::{
     AddressEntry, Contention, GroupName, Identity, IpPrefix, LocalEntry, Mode, NodeId, PairEntry,
-    PolicyImage, PortTableId, Revision, RuleId, TablesDelta, WorkloadId, reserved,
+    PolicyImage, PolicySettings, PortTableId, Revision, RuleId, TablesDelta, WorkloadId, reserved,
 };
 
 pub use change::Change;
 
-use classes::Classes;
+use classes::{Classes, ZoneKey};
 use journal::Journal;
 use members::{Gx, Members, Wx};
 use outside::Outside;
@@ -36,6 +37,7 @@ use store::Store;
 use crate::compile::Diagnostic;
 use crate::input::PolicyInput;
 use crate::map::Map;
+use crate::party::Zone;
 
 /// Rules that are taken one by one when they change together; more are taken at once.
 const FEW_RULES: usize = 8;
@@ -59,10 +61,7 @@ const FEW_RULES: usize = 8;
 pub struct Compiler {
     node: NodeId,
     revision: Revision,
-    contention: Contention,
-    icmp_policy: bool,
-    new_service_mode: Mode,
-    network_mode: Option<Mode>,
+    switches: Switches,
     members: Members,
     rules: Rules,
     outside: Outside,
@@ -78,8 +77,31 @@ pub struct Compiler {
     todo: Todo,
 }
 
-/// What a port table is made of: a mode (`None`: not policed) and the stamps of rules in order.
-type Recipe = (Option<Mode>, Box<[u32]>);
+/// Settings of which a change means to compile anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Switches {
+    contention: Contention,
+    icmp_policy: bool,
+    new_service_mode: Mode,
+    network_mode: Option<Mode>,
+    internal_names: BTreeSet<String>,
+}
+
+impl Switches {
+    fn of(settings: &PolicySettings) -> Self {
+        Self {
+            contention: settings.contention,
+            icmp_policy: settings.icmp_policy,
+            new_service_mode: settings.new_service_mode,
+            network_mode: settings.network_mode,
+            internal_names: settings.internal_names.clone(),
+        }
+    }
+}
+
+/// What a port table is made of: a mode (`None`: not policed), whether a boundary lies between the two, and the stamps of
+/// rules in order.
+type Recipe = (Option<Mode>, bool, Box<[u32]>);
 
 /// What a change has touched and is not settled yet.
 #[derive(Debug, Default)]
@@ -101,10 +123,7 @@ impl Compiler {
         let mut compiler = Self {
             node: node.clone(),
             revision,
-            contention: input.settings.contention,
-            icmp_policy: input.settings.icmp_policy,
-            new_service_mode: input.settings.new_service_mode,
-            network_mode: input.settings.network_mode,
+            switches: Switches::of(&input.settings),
             members: Members::new(),
             rules: Rules::default(),
             outside: Outside::default(),
@@ -118,6 +137,7 @@ impl Compiler {
             journal: Journal::default(),
             todo: Todo::default(),
         };
+        compiler.members.domains.list(&input.settings.bounded_domains);
         for name in input.groups.keys() {
             compiler.members.put_group(input, name);
         }
@@ -126,8 +146,7 @@ impl Compiler {
             compiler.outside.put_node(input, id);
         }
         for id in input.workloads.keys() {
-            let (_, number) = compiler.members.put_workload(input, node, id);
-            compiler.todo.workloads.extend(number);
+            compiler.put_workload(input, id);
         }
         compiler.outside.mode = input.modes.get(reserved::NODES).copied();
         compiler.todo.outside = true;
@@ -140,27 +159,15 @@ impl Compiler {
     /// Takes changes: `input` is what holds now, `changes` name what may differ from the last time. One that names nothing
     /// that differs costs little; one that is missing leaves what it stands for as it was.
     pub fn update(&mut self, input: &PolicyInput, changes: &[Change], revision: Revision) -> TablesDelta {
-        let settings = (
-            input.settings.contention,
-            input.settings.icmp_policy,
-            input.settings.new_service_mode,
-            input.settings.network_mode,
-        );
-        if changes.contains(&Change::All)
-            || settings
-                != (
-                    self.contention,
-                    self.icmp_policy,
-                    self.new_service_mode,
-                    self.network_mode,
-                )
-        {
+        if changes.contains(&Change::All) || self.switches != Switches::of(&input.settings) {
             let before = self.image();
             *self = Self::new(input, &self.node.clone(), revision);
             return journal::difference(&before, &self.image());
         }
         self.revision = revision;
         self.admit_refused();
+        let moved = self.members.domains.list(&input.settings.bounded_domains);
+        self.todo.workloads.extend(moved);
         let rules: BTreeSet<RuleId> = changes.iter().filter_map(Change::rule).collect();
         let many = rules.len() > FEW_RULES;
         if many {
@@ -175,13 +182,9 @@ impl Compiler {
 
     fn take(&mut self, input: &PolicyInput, change: &Change) {
         match change {
-            Change::All => {}
+            Change::All | Change::Settings => {}
             Change::Node(id) => self.todo.outside |= self.outside.put_node(input, id),
-            Change::Group(name) => {
-                let (workloads, addresses) = self.members.put_group(input, name);
-                self.todo.workloads.extend(workloads);
-                self.todo.outside |= addresses;
-            }
+            Change::Group(name) => self.put_group(input, name),
             Change::Mode(name) => {
                 if name.as_str() == reserved::NODES {
                     self.outside.mode = input.modes.get(name).copied();
@@ -196,18 +199,11 @@ impl Compiler {
                     }
                 }
             }
-            Change::Workload(id) => {
-                let (before, number) = self.members.put_workload(input, &self.node, id);
-                if let Some(before) = before {
-                    self.todo.addresses.extend(before.addresses);
-                    if before.local {
-                        self.set_local(id, None); // put again if it is still here
-                    }
-                    if let Some(class) = before.class {
-                        self.classes.leave(class, before.local);
-                    }
+            Change::Workload(id) => self.put_workload(input, id),
+            Change::Name(name) => {
+                for group in self.members.naming(name) {
+                    self.put_group(input, &group);
                 }
-                self.todo.workloads.extend(number);
             }
             Change::Rule(id) => {
                 self.remove_rule(*id);
@@ -220,6 +216,32 @@ impl Compiler {
                 self.touch_rules(&moved);
             }
         }
+    }
+
+    fn put_group(&mut self, input: &PolicyInput, name: &GroupName) {
+        let (workloads, addresses) = self.members.put_group(input, name);
+        self.todo.workloads.extend(workloads);
+        self.todo.outside |= addresses;
+    }
+
+    fn put_workload(&mut self, input: &PolicyInput, id: &WorkloadId) {
+        let (before, number) = self.members.put_workload(input, &self.node, id);
+        let domain = number.and_then(|number| Some(self.members.workload(number)?.domain));
+        let left = before.as_ref().map(|before| before.domain);
+        for domain in left.into_iter().chain(domain) {
+            let moved = self.members.domains.look(domain);
+            self.todo.workloads.extend(moved);
+        }
+        if let Some(before) = before {
+            self.todo.addresses.extend(before.addresses);
+            if before.local {
+                self.set_local(id, None); // put again if it is still here
+            }
+            if let Some(class) = before.class {
+                self.classes.leave(class, before.local);
+            }
+        }
+        self.todo.workloads.extend(number);
     }
 
     /// Takes many rules at once: looking for the place of each by itself would walk the list for each.
@@ -342,6 +364,20 @@ impl Compiler {
                 (identity, (names, class.key.mode))
             })
             .collect()
+    }
+
+    /// The zone of every identity that is not in the open one.
+    #[must_use]
+    pub fn zones(&self) -> BTreeMap<Identity, Zone> {
+        let zones = self.classes.iter().filter_map(|(identity, class)| {
+            let zone = match class.key.zone {
+                ZoneKey::Open => return None,
+                ZoneKey::Within(domain) => Zone::Within(self.members.domains.name(domain).to_owned()),
+                ZoneKey::Everywhere => Zone::Everywhere,
+            };
+            Some((identity, zone))
+        });
+        zones.collect()
     }
 
     /// Rules that are not in force because a chain has no room for them, each with those that it met, in order.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nv_types::{Identity, IpPrefix, Mode, NodeId, v4_mapped};
 
-use super::classes::ClassKey;
+use super::classes::{ClassKey, ZoneKey};
 use super::members::{Gx, Members};
 use crate::input::PolicyInput;
 
@@ -37,7 +37,7 @@ impl Outside {
 
     /// What makes the class of every prefix, in order.
     pub(super) fn keys(&self, members: &Members) -> BTreeMap<IpPrefix, ClassKey> {
-        let key = |mut groups: Vec<Gx>, mode| {
+        let key = |mut groups: Vec<Gx>, mode, is_node| {
             groups.retain(|group| members.groups[*group as usize].is_spoken());
             groups.sort_unstable();
             groups.dedup();
@@ -45,6 +45,11 @@ impl Outside {
                 workload: false,
                 groups: groups.into(),
                 mode,
+                zone: if is_node {
+                    ZoneKey::Everywhere
+                } else {
+                    ZoneKey::Open
+                },
             }
         };
         let mut by_prefix: BTreeMap<IpPrefix, Vec<Gx>> = BTreeMap::from([(IpPrefix::ALL, Vec::new())]);
@@ -52,6 +57,13 @@ impl Outside {
             by_prefix.entry(prefix).or_default().push(group);
         }
         let hosts: BTreeSet<_> = self.nodes.values().flatten().copied().collect();
+        // A name's answer does not make a node's address a part of the group.
+        for (addr, group) in members.named().filter(|(addr, _)| !hosts.contains(addr)) {
+            by_prefix
+                .entry(IpPrefix { addr, len: 128 })
+                .or_default()
+                .push(group);
+        }
         for addr in &hosts {
             by_prefix
                 .entry(IpPrefix {
@@ -78,7 +90,7 @@ impl Outside {
             let mut all = groups.clone();
             all.push(if is_node { members.nodes } else { members.external });
             let mode = if is_node { self.mode } else { None };
-            keys.insert(prefix, key(all, mode));
+            keys.insert(prefix, key(all, mode, is_node));
             enclosing.push((prefix, groups));
         }
         keys

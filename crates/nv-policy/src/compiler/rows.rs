@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use nv_types::{Direction, Identity, Mode, PortTableId, Rule, RuleId, effective_mode};
+use nv_types::{Direction, Identity, Mode, PortTableId, Rule, RuleId, Tier, effective_mode};
 
 use super::Compiler;
-use super::classes::{ClassKey, kind};
+use super::classes::{ClassKey, ZoneKey, kind};
 use super::members::{Gx, Rx};
 use super::rules::Place;
 use crate::flatten::{Cell, Judge, flatten};
@@ -73,7 +73,8 @@ impl Compiler {
         let mut any = [PortTableId(0); KINDS];
         for (workload, mode) in kinds() {
             let rules: &[_] = if workload { &near.everybody } else { &[] };
-            any[kind(workload, mode) as usize] = self.table(rules, self.between(key.mode, mode))?;
+            any[kind(workload, mode) as usize] =
+                self.table(rules, self.between(key.mode, mode), key.zone.is_apart_from_most())?;
         }
         let wildcards = (1..)
             .zip(any.iter().skip(1))
@@ -90,20 +91,25 @@ impl Compiler {
             })
             .collect();
         touched.sort_unstable();
-        for run in touched.chunk_by(|a, b| a.0 == b.0) {
-            let Some((peer, class)) = run
-                .first()
-                .and_then(|(peer, _, _)| Some((*peer, self.classes.get(*peer)?)))
-            else {
+        // Those for whom the wildcard may not hold because of where they are, whether a rule names them or not.
+        let apart: Vec<Identity> = self.classes.standing_out(key.zone).collect();
+        let unnamed = |peer: &Identity| touched.binary_search_by_key(peer, |(peer, _, _)| *peer).is_err();
+        let unnamed = apart.into_iter().filter(unnamed).map(|peer| (peer, &[][..]));
+        let unnamed: Vec<_> = unnamed.collect();
+        let named = touched.chunk_by(|a, b| a.0 == b.0);
+        let named = named.filter_map(|run| Some((run.first()?.0, run)));
+        for (peer, run) in named.chain(unnamed) {
+            let Some(class) = self.classes.get(peer) else {
                 continue;
             };
             let (mode, workload, kind) = (class.key.mode, class.key.workload, class.key.kind());
+            let is_apart = key.zone.is_apart(class.key.zone);
             let mut rules: Vec<_> = run.iter().map(|(_, place, rule)| (*place, *rule)).collect();
             if workload && !near.everybody.is_empty() {
                 rules.extend_from_slice(&near.everybody);
                 rules.sort_unstable();
             }
-            let table = self.table(&rules, self.between(key.mode, mode))?;
+            let table = self.table(&rules, self.between(key.mode, mode), is_apart)?;
             if table != any[kind as usize] {
                 entries.push((peer, table));
             }
@@ -122,6 +128,7 @@ impl Compiler {
             return Ok(None);
         };
         let mode = self.between(class.key.mode, other.key.mode);
+        let is_apart = class.key.zone.is_apart(other.key.zone);
         let near = self.near(&class.key, direction);
         let mut rules = if other.key.workload {
             near.everybody
@@ -134,7 +141,7 @@ impl Compiler {
             .filter(|(group, _, _)| other.key.groups.binary_search(group).is_ok());
         rules.extend(named.map(|(_, place, rule)| (*place, *rule)));
         rules.sort_unstable();
-        self.table(&rules, mode).map(Some)
+        self.table(&rules, mode, is_apart).map(Some)
     }
 
     /// Rows in which a class that has just been made may stand apart.
@@ -143,6 +150,12 @@ impl Compiler {
         let Some(class) = self.classes.get(peer) else {
             return rows;
         };
+        if class.key.zone != ZoneKey::Open {
+            let zone = |local: Identity| self.classes.get(local).map(|class| class.key.zone);
+            let apart =
+                |(local, _): &&RowKey| zone(*local).is_some_and(|local| class.key.zone.stands_out(local));
+            rows.extend(self.rows.keys().filter(apart).copied());
+        }
         for group in class
             .key
             .groups
@@ -173,7 +186,7 @@ impl Compiler {
     }
 
     fn between(&self, local: Option<Mode>, peer: Option<Mode>) -> Option<Mode> {
-        effective_mode(local, peer, self.contention)
+        effective_mode(local, peer, self.switches.contention)
     }
 
     fn near(&self, class: &ClassKey, direction: Direction) -> Near {
@@ -206,18 +219,24 @@ impl Compiler {
         near
     }
 
-    /// The table that these rules make in a mode; `None`: not policed.
-    fn table(&mut self, rules: &[(Place, Rx)], mode: Option<Mode>) -> Result<PortTableId, Overflow> {
+    /// The table that these rules make in a mode; `None`: not policed. Across a boundary what was learned does not count.
+    fn table(
+        &mut self,
+        rules: &[(Place, Rx)],
+        mode: Option<Mode>,
+        is_apart: bool,
+    ) -> Result<PortTableId, Overflow> {
         let slots: Vec<_> = if mode.is_some() {
             rules
                 .iter()
+                .filter(|((tier, _), _)| !is_apart || *tier != Tier::Learned)
                 .filter_map(|(_, rule)| self.rules.get(*rule))
                 .collect()
         } else {
             Vec::new()
         };
         let key: Box<[u32]> = slots.iter().map(|slot| slot.stamp).collect();
-        if let Some((table, generation)) = self.made.get(&(mode, key.clone()))
+        if let Some((table, generation)) = self.made.get(&(mode, is_apart, key.clone()))
             && self.store.is_live(*table, *generation)
         {
             return Ok(*table);
@@ -228,13 +247,14 @@ impl Compiler {
                 let list: Vec<&Rule> = slots.iter().map(|slot| &slot.rule).collect();
                 let judge = Judge {
                     mode,
-                    icmp_policy: self.icmp_policy,
+                    icmp_policy: self.switches.icmp_policy,
+                    is_apart,
                 };
                 flatten(&list, judge).map_err(|error| self.overflow(error.rules))?
             }
         };
         let made = self.store.table(cells);
-        self.made.insert((mode, key), made);
+        self.made.insert((mode, is_apart, key), made);
         Ok(made.0)
     }
 
@@ -246,7 +266,7 @@ impl Compiler {
         let place = self
             .rules
             .get(first)
-            .map_or((nv_types::Tier::Learned, 0), super::rules::RuleSlot::place);
+            .map_or((Tier::Learned, 0), super::rules::RuleSlot::place);
         Overflow {
             place,
             rule: first,

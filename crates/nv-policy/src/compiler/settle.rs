@@ -85,6 +85,7 @@ impl Compiler {
             workload: true,
             groups: slot.groups.iter().filter(spoken).copied().collect(),
             mode: slot.mode,
+            zone: self.members.domains.zone(slot.domain),
         };
         let (local, before, mode) = (slot.local, slot.class, slot.mode);
         let class = self.classes.enter(key, local);

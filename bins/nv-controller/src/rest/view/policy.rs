@@ -2,7 +2,7 @@
 
 use nv_api::rest;
 use nv_controller_core::Controller;
-use nv_policy::AddressSet;
+use nv_policy::group_problems;
 use nv_types::{GroupName, Workload, reserved};
 
 use super::{can_sniff, mode, seconds, state};
@@ -23,21 +23,6 @@ fn member(core: &Controller, workload: &Workload) -> rest::Member {
         cap_change_mode: true,
         privileged: workload.privileged,
     }
-}
-
-/// What of a group is not enforced, and why.
-fn unenforced(group: &nv_types::Group) -> Vec<String> {
-    let criteria = group.criteria.iter().enumerate();
-    criteria
-        .filter(|(_, criterion)| criterion.key == "address")
-        .filter_map(|(index, criterion)| match AddressSet::parse(&criterion.value) {
-            Ok(AddressSet::Name(name)) => Some(format!(
-                "criteria[{index}]: not enforced: '{name}' is a DNS name, and names match nobody yet"
-            )),
-            Ok(AddressSet::Prefixes(_)) => None,
-            Err(error) => Some(format!("criteria[{index}]: not enforced: {error}")),
-        })
-        .collect()
 }
 
 /// A group with its rules.
@@ -145,7 +130,7 @@ pub(crate) fn groups(core: &Controller) -> Vec<rest::Group> {
             members: members_of(group.name.as_str()),
             policy_rules: rules_of(group.name.as_str()),
             response_rules: Vec::new(),
-            diagnostics: unenforced(group),
+            diagnostics: group_problems(group, input),
         }
     }));
     groups
@@ -166,7 +151,10 @@ pub(crate) fn rule(core: &Controller, rule: &nv_types::Rule) -> rest::Rule {
     let sides = [("from", &rule.from), ("to", &rule.to)];
     let groups = &core.input().groups;
     let diagnostics = sides.into_iter().flat_map(|(side, name)| {
-        let problems = groups.get(name).map(unenforced).unwrap_or_default();
+        let problems = groups
+            .get(name)
+            .map(|group| group_problems(group, core.input()))
+            .unwrap_or_default();
         problems
             .into_iter()
             .map(move |problem| format!("{side}: group '{name}': {problem}"))
