@@ -385,6 +385,7 @@ fn real_containers_are_protected() {
     policy(&rest, &web, &app, &db);
     open_connection_is_cut(&rest, &web, &app);
     later_container(&rest, &docker, &db);
+    second_network(&rest, &docker, &app);
     kill_and_adopt(&mut product, &password, &web, &app, &db);
     drop(servers);
 }
@@ -534,6 +535,67 @@ fn later_container(rest: &Rest, docker: &TestDockerd, db: &Container) {
         rest.set_mode(service, "Monitor");
     }
     delete_rules(rest);
+}
+
+/// A running container is connected to one more network: that interface is under the same policy, from both ends, until it is disconnected.
+fn second_network(rest: &Rest, docker: &TestDockerd, app: &Container) {
+    let endpoints = |count: u64| {
+        wait_for(&format!("{count} interfaces under guard"), || {
+            rest.get("/v1/node")["nodes"][0]["endpoints"].as_u64() == Some(count)
+        });
+    };
+    docker.docker(&[
+        "network",
+        "create",
+        "--ipv6",
+        "--subnet",
+        "10.213.8.0/24",
+        "--subnet",
+        "fd00:213:8::/64",
+        "second",
+    ]);
+    docker.run_container("peer", "shop/db:1", &["--network", "second"], &["sleep", "600"]);
+    let on_second = |name: &str| {
+        let ask = |what: &str| {
+            let format = format!("{{{{(index .NetworkSettings.Networks \"second\").{what}}}}}");
+            docker
+                .docker(&["inspect", "--format", &format, name])
+                .parse()
+                .unwrap()
+        };
+        let pid = docker.docker(&["inspect", "--format", "{{.State.Pid}}", name]);
+        Container {
+            netns: format!("/proc/{pid}/ns/net").into(),
+            v4: ask("IPAddress"),
+            v6: ask("GlobalIPv6Address"),
+        }
+    };
+    endpoints(4);
+    rest.set_mode("nv.app", "Protect");
+    docker.docker(&["network", "connect", "second", "app"]);
+    endpoints(5);
+    let (peer, app_there) = (on_second("peer"), on_second("app"));
+    assert_ne!(app_there.v4, app.v4);
+    wait_for("its addresses are known", || {
+        let workload = rest.workload("app").unwrap().to_string();
+        app_there
+            .addresses()
+            .iter()
+            .all(|address| workload.contains(&address.to_string()))
+    });
+    peer.does_not_reach(&app_there, 8080);
+    let rule = json!({"id": 0, "from": "stores", "to": "apps", "ports": "tcp/8080", "action": "allow", "applications": []});
+    let insert = json!({"insert": {"after": 0, "rules": [rule]}});
+    rest.change("PATCH", "/v1/policy/rule", Some(&insert));
+    peer.reaches(&app_there, 8080);
+    peer.does_not_reach(&app_there, 9090);
+
+    docker.docker(&["network", "disconnect", "second", "app"]);
+    endpoints(4);
+    docker.docker(&["rm", "--force", "peer"]);
+    endpoints(3);
+    delete_rules(rest);
+    rest.set_mode("nv.app", "Monitor");
 }
 
 /// kill -9: enforcement goes on. A restart adopts it: nothing that is denied passes meanwhile, and nothing that is allowed breaks.
