@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
+use nv_dp::SoftwareConfig;
 use nv_runtime::{DiscoverOptions, Location};
 use nv_types::NodeId;
 use serde::Deserialize;
@@ -87,7 +88,7 @@ pub enum DatapathKind {
     /// The kernel, with pins in this folder.
     Ebpf(PathBuf),
     /// The software datapath: it judges nothing by itself, as no packet reaches it. For tests.
-    Software,
+    Software(SoftwareConfig),
 }
 
 /// How the agent shows who it is.
@@ -204,7 +205,7 @@ impl Config {
         let pin_dir = pin_dir.unwrap_or_else(|| "/sys/fs/bpf/nv/agent".into());
         let datapath = match cli.datapath.clone().or(file.datapath).as_deref() {
             None | Some("kernel") => DatapathKind::Ebpf(pin_dir),
-            Some("software") => DatapathKind::Software,
+            Some("software") => DatapathKind::Software(SoftwareConfig::default()),
             Some(other) => return Err(wrong("datapath", format!("'{other}' is not kernel or software"))),
         };
         let listen = cli

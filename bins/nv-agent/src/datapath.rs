@@ -64,7 +64,7 @@ impl DatapathThread {
             DatapathKind::Ebpf(pins) => Box::new(
                 EbpfDatapath::open(EbpfConfig::new(pins)).context("the kernel datapath cannot be used")?,
             ),
-            DatapathKind::Software => Box::new(SoftwareDatapath::default()),
+            DatapathKind::Software(config) => Box::new(SoftwareDatapath::new(*config)),
         };
         let DatapathStatus { hook, endpoints, .. } =
             datapath.status().context("the datapath's state cannot be read")?;
@@ -298,5 +298,71 @@ const fn sample(flow: &FlowStats) -> FlowSample {
         received: (flow.rx_packets, flow.rx_bytes),
         first_ns: flow.first_ns,
         last_ns: flow.last_ns,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use nv_types::{Decision, Direction, IpProto};
+
+    use super::*;
+
+    fn flow(port: u16) -> FlowStats {
+        let address: IpAddr = "10.0.0.1".parse().unwrap();
+        FlowStats {
+            key: FlowKey {
+                ifindex: 7,
+                direction: Direction::Egress,
+                proto: IpProto::TCP,
+                local: address,
+                local_port: port,
+                peer: address,
+                peer_port: 80,
+            },
+            decision: Decision::implicit(nv_types::Verdict::Allow, nv_types::Reason::Default),
+            application: None,
+            state: FlowState::New,
+            tx_packets: 1,
+            tx_bytes: 60,
+            rx_packets: 0,
+            rx_bytes: 0,
+            first_ns: 1,
+            last_ns: 1,
+        }
+    }
+
+    #[test]
+    fn flows_that_find_the_agent_busy_are_counted_and_answers_are_not_lost() {
+        let (tells, mut told) = mpsc::channel(1);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let mut worker = Worker {
+            datapath: Box::new(SoftwareDatapath::default()),
+            tells,
+            dropped: Arc::clone(&dropped),
+            told: BTreeMap::new(),
+            lost: 0,
+            sweep_pause: SWEEP,
+        };
+        worker.tell(vec![flow(1), flow(2)]);
+        assert_eq!(dropped.load(Ordering::Relaxed), 0);
+        worker.tell(vec![flow(3), flow(4), flow(5)]);
+        worker.tell(vec![flow(6)]);
+        assert_eq!(dropped.load(Ordering::Relaxed), 4, "each one that did not fit");
+        // What was asked is answered all the same: that waits until there is room.
+        let asking = std::thread::spawn(move || worker.serve(Ask::Apply(Box::default(), switches())));
+        let first = told.blocking_recv().unwrap();
+        assert!(matches!(first, Tell::Flows(flows) if flows.len() == 2));
+        assert!(matches!(told.blocking_recv().unwrap(), Tell::Applied(Ok(()))));
+        asking.join().unwrap();
+    }
+
+    fn switches() -> Switches {
+        Switches {
+            unknown: nv_types::Verdict::Allow,
+            failsafe_ports: Vec::new(),
+            failsafe_addresses: Vec::new(),
+        }
     }
 }

@@ -266,6 +266,6 @@ pub fn purge(config: &Config) -> anyhow::Result<()> {
                 EbpfDatapath::open(EbpfConfig::new(pins)).context("the datapath cannot be opened")?;
             datapath.purge().context("not everything could be removed")
         }
-        DatapathKind::Ebpf(_) | DatapathKind::Software => Ok(()),
+        DatapathKind::Ebpf(_) | DatapathKind::Software(_) => Ok(()),
     }
 }

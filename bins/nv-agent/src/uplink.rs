@@ -177,3 +177,83 @@ impl Uplink {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use nv_types::{Decision, Direction, FiveTuple, FlowState, IpProto, Peer, Timestamp};
+
+    use super::*;
+
+    fn record(port: u16) -> FlowRecord {
+        let address = "10.0.0.1".parse().unwrap();
+        FlowRecord {
+            node: "n1".parse().unwrap(),
+            workload: "web".parse().unwrap(),
+            direction: Direction::Egress,
+            tuple: FiveTuple {
+                proto: IpProto::TCP,
+                client: address,
+                client_port: port,
+                server: address,
+                server_port: 80,
+            },
+            client: Peer::External,
+            server: Peer::External,
+            application: None,
+            decision: Decision::implicit(nv_types::Verdict::Allow, nv_types::Reason::Default),
+            state: FlowState::New,
+            packets_to_server: 1,
+            packets_to_client: 0,
+            bytes_to_server: 60,
+            bytes_to_client: 0,
+            first_seen: Timestamp(1),
+            last_seen: Timestamp(1),
+        }
+    }
+
+    #[test]
+    fn the_oldest_records_go_when_the_queue_is_full_and_each_is_counted() {
+        let uplink = Uplink::default();
+        for _ in 0..RECORDS {
+            uplink.report(record(1));
+        }
+        assert_eq!(uplink.lost(), 0);
+        for _ in 0..10 {
+            uplink.report(record(2));
+        }
+        assert_eq!(uplink.lost(), 10);
+        // A batch that was not taken finds less room than it had.
+        let batch: Vec<_> = uplink.lock().records.drain(..100).collect();
+        for _ in 0..30 {
+            uplink.report(record(3));
+        }
+        uplink.put_back(batch);
+        assert_eq!(uplink.lost(), 40, "30 of the batch had no place any more");
+        let waiting = uplink.lock();
+        assert_eq!(waiting.records.len(), RECORDS);
+        assert_eq!(
+            waiting.records.back().unwrap().tuple.client_port,
+            3,
+            "the newest stay"
+        );
+    }
+
+    #[test]
+    fn the_last_word_on_a_key_wins_over_one_that_was_not_taken() {
+        let uplink = Uplink::default();
+        uplink.store("node/n1".into(), Some(b"old".to_vec()));
+        uplink.store("workload/n1/a".into(), Some(b"a".to_vec()));
+        let batch = std::mem::take(&mut uplink.lock().keys);
+        uplink.store("node/n1".into(), Some(b"new".to_vec()));
+        uplink.store("workload/n1/a".into(), None);
+        uplink.store("workload/n1/b".into(), None);
+        uplink.keep_keys(batch);
+        let expected: BTreeMap<_, _> = [
+            ("node/n1".to_owned(), Some(b"new".to_vec())),
+            ("workload/n1/a".to_owned(), None),
+            ("workload/n1/b".to_owned(), None),
+        ]
+        .into();
+        assert_eq!(uplink.lock().keys, expected);
+    }
+}

@@ -386,6 +386,7 @@ fn real_containers_are_protected() {
     open_connection_is_cut(&rest, &web, &app);
     later_container(&rest, &docker, &db);
     second_network(&rest, &docker, &app);
+    failsafe(&rest, &docker, &app);
     kill_and_adopt(&mut product, &password, &web, &app, &db);
     drop(servers);
 }
@@ -595,6 +596,28 @@ fn second_network(rest: &Rest, docker: &TestDockerd, app: &Container) {
     docker.docker(&["rm", "--force", "peer"]);
     endpoints(3);
     delete_rules(rest);
+    rest.set_mode("nv.app", "Monitor");
+}
+
+/// A port of the node itself stays open while it is on the list, whatever the rules say, and no longer.
+fn failsafe(rest: &Rest, docker: &TestDockerd, app: &Container) {
+    let (v4, v6) = docker.subnet();
+    let host = Container {
+        netns: "/proc/self/ns/net".into(),
+        v4: v4.into(),
+        v6: v6.into(),
+    };
+    let _server = Server::start(&host, 2222);
+    let list = |ports: &[&str]| {
+        let body = json!({"settings": {"failsafe_ports": ports}});
+        rest.change("PATCH", "/v1/settings", Some(&body));
+    };
+    rest.set_mode("nv.app", "Protect");
+    app.does_not_reach(&host, 2222);
+    list(&["tcp/22", "tcp/2222"]);
+    app.reaches(&host, 2222);
+    list(&["tcp/22"]);
+    app.does_not_reach(&host, 2222);
     rest.set_mode("nv.app", "Monitor");
 }
 

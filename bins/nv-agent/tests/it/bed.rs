@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nv_agent::{Config, Credentials, DatapathKind};
+use nv_dp::SoftwareConfig;
 use nv_runtime::{DiscoverOptions, Location};
 use nv_types::{NodeId, Revision};
 use serde_json::{Value, json};
@@ -126,6 +127,11 @@ impl Controller {
         self.call("GET", path, None).await.0
     }
 
+    /// A change over REST; the revision that it made.
+    pub(crate) async fn send(&self, method: &str, path: &str, body: &Value) -> Revision {
+        self.call(method, path, Some(body)).await.1
+    }
+
     /// A change of the policy; the revision that it made.
     pub(crate) async fn change(&self, name: &str) -> Revision {
         let group =
@@ -194,12 +200,23 @@ impl Agent {
         controller: SocketAddr,
         docker: Option<&Path>,
     ) -> Self {
+        Self::sized(node, folder, controller, docker, SoftwareConfig::default()).await
+    }
+
+    /// One whose tables have these sizes.
+    pub(crate) async fn sized(
+        node: &NodeId,
+        folder: &Path,
+        controller: SocketAddr,
+        docker: Option<&Path>,
+        datapath: SoftwareConfig,
+    ) -> Self {
         let stop = CancellationToken::new();
         let config = Config {
             node: node.clone(),
             controller: controller.to_string(),
             data_dir: folder.to_owned(),
-            datapath: DatapathKind::Software,
+            datapath: DatapathKind::Software(datapath),
             listen: "127.0.0.1:0".parse().unwrap(),
             runtimes: DiscoverOptions {
                 docker: docker.map_or(Location::Off, |socket| Location::At(socket.to_owned())),

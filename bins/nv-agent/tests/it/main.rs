@@ -12,5 +12,6 @@
 mod away;
 mod bed;
 mod dockerd;
+mod full;
 mod join;
 mod saved;
