@@ -4,7 +4,10 @@ use nv_policy::{Observation, PolicyInput, RuleChange, StoredMode, StoredOrder, e
 use nv_types::{GroupName, Mode, Rule, Timestamp, keys};
 
 use crate::controller::{Controller, Plan};
+use crate::promotion::{self, Standing, Step};
 
+/// Most services whose standing one plan changes.
+const MODES_MAX: usize = 64;
 /// Time to wait after a plan that was not written, in nanoseconds.
 const RETRY: u64 = 2_000_000_000;
 
@@ -19,6 +22,7 @@ pub(crate) struct Pace {
 enum Accord {
     Services,
     Learned,
+    Modes,
 }
 
 impl Controller {
@@ -26,7 +30,8 @@ impl Controller {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let services = (!self.new_services.is_empty()).then_some(Timestamp(0));
-        let due = services.or_else(|| self.learner.due())?;
+        let modes = self.promotions.timeout(self.state.input());
+        let due = services.or_else(|| self.learner.due().into_iter().chain(modes).min())?;
         Some(due.max(self.pace.retry.unwrap_or_default()))
     }
 
@@ -44,16 +49,59 @@ impl Controller {
             self.pace.last = Some(Accord::Services);
             return Some(plan);
         }
-        let observations: Vec<Observation> = self
-            .learner
-            .poll(now)?
-            .into_iter()
-            .filter(|observation| self.still_learns(observation))
-            .collect();
-        let plan = self.plan_learned(&observations, now)?;
-        self.learner.keep(observations);
-        self.pace.last = Some(Accord::Learned);
+        if let Some(gathered) = self.learner.poll(now) {
+            let still = gathered
+                .into_iter()
+                .filter(|observation| self.still_learns(observation));
+            let observations: Vec<Observation> = still.collect();
+            if let Some(plan) = self.plan_learned(&observations, now) {
+                self.learner.keep(observations);
+                self.pace.last = Some(Accord::Learned);
+                return Some(plan);
+            }
+        }
+        let plan = self.plan_modes(now)?;
+        self.pace.last = Some(Accord::Modes);
         Some(plan)
+    }
+
+    /// Services that go on to the next mode by themselves, and since when the others are in theirs.
+    fn plan_modes(&mut self, now: Timestamp) -> Option<Plan> {
+        let steps = self.promotions.due(self.state.input(), now);
+        let mut plan = Plan::default();
+        for (group, step) in steps.into_iter().take(MODES_MAX) {
+            let standing = match step {
+                Step::Note(standing) => standing,
+                Step::Promote { to, after } => {
+                    let key = keys::mode(&group);
+                    let Ok(value) = encode(&key, &StoredMode { mode: to }) else {
+                        continue;
+                    };
+                    plan.conditions
+                        .push((key.clone(), self.revisions.get(&key).copied()));
+                    plan.puts.push((key, value));
+                    let quiet = if to == Mode::Protect {
+                        " without a violation"
+                    } else {
+                        ""
+                    };
+                    plan.summary.push(format!(
+                        "service {group}: {to} by itself, after {after} seconds{quiet}"
+                    ));
+                    Standing {
+                        mode: to,
+                        since: now,
+                        violated: Timestamp(0),
+                    }
+                }
+            };
+            if let Some((key, value)) = promotion::stored(&group, &standing) {
+                plan.conditions
+                    .push((key.clone(), self.revisions.get(&key).copied()));
+                plan.puts.push((key, value));
+            }
+        }
+        (!plan.is_empty()).then_some(plan)
     }
 
     /// The plan of the last [`Controller::poll_plan`] was not written: it comes again, made anew, a moment later.
@@ -65,6 +113,7 @@ impl Controller {
         match last {
             Accord::Services => self.find_new_services(),
             Accord::Learned => self.learner.again(retry),
+            Accord::Modes => {}
         }
         self.pace.retry = Some(retry);
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nv_policy::{Book, PolicyInput, PolicyState, Touched};
+use nv_policy::{Book, PolicyInput, PolicyState, StoredOrder, Touched, encode};
 use nv_types::{FlowRecord, GroupName, Mode, NodeId, Revision, RuleId, Timestamp, Workload, keys};
 
 use crate::accord::Pace;
@@ -15,6 +15,7 @@ use crate::explain::{Asked, UnknownEnd};
 use crate::flows::{FlowFilter, FlowLog, FlowView, Followed};
 use crate::hits::{Hits, RuleHits};
 use crate::learning::Learner;
+use crate::promotion::Promotions;
 use crate::violation::{Violation, Violations};
 
 /// What is to be written, in one transaction.
@@ -52,6 +53,7 @@ pub struct Controller {
     hits: RuleHits,
     contacts: Contacts,
     pub(crate) learner: Learner,
+    pub(crate) promotions: Promotions,
     /// Services whose group is to be made.
     pub(crate) new_services: BTreeSet<GroupName>,
     pub(crate) pace: Pace,
@@ -99,6 +101,7 @@ impl Controller {
             return;
         }
         self.revisions.insert(key.to_owned(), revision);
+        self.promotions.put(key, value);
         // What is wrong with a bad value is kept in the state's problems.
         if let Ok(touched) = self.state.put(key, value) {
             self.touched(touched, revision);
@@ -131,6 +134,7 @@ impl Controller {
         }
         self.revisions.remove(key);
         self.hits.forget(key);
+        self.promotions.delete(key);
         let touched = self.state.delete(key);
         self.touched(touched, revision);
         // What the controller made of workloads that are still there is made again.
@@ -159,6 +163,8 @@ impl Controller {
         // When it was deleted is not told: at the latest now.
         let deleted = gone.any(|key| policy(key)).then_some(revision);
         self.hits.retain(&self.revisions);
+        self.promotions
+            .resync(entries.iter().map(|(key, value, _)| (*key, *value)));
         self.state
             .resync(entries.iter().map(|(key, value, _)| (*key, *value)));
         self.revision = revision;
@@ -227,7 +233,23 @@ impl Controller {
                 None => plan.deletes.push(key),
             }
         }
+        self.sign_deletions(&mut plan)?;
         Ok(plan)
+    }
+
+    /// Writes the order of the rules along with deletions, as it is if nothing else changes it: what is deleted has no revision any more,
+    /// and a controller that was not there shall still see that policy changed then.
+    fn sign_deletions(&self, plan: &mut Plan) -> Result<(), CommandError> {
+        let is_policy = |key: &str| key.starts_with(keys::POLICY);
+        if plan.deletes.iter().any(|key| is_policy(key)) && !plan.puts.iter().any(|(key, _)| is_policy(key)) {
+            let key = keys::ORDER.to_owned();
+            let rules = self.state.order();
+            let value = encode(&key, &StoredOrder { rules })?;
+            plan.conditions
+                .push((key.clone(), self.revisions.get(&key).copied()));
+            plan.puts.push((key, value));
+        }
+        Ok(())
     }
 
     /// Makes a group.
@@ -349,6 +371,8 @@ impl Controller {
             }
         }
         for record in records {
+            // Of either end's word: one that saw a violation is enough.
+            self.promotions.take(record, input, now);
             let Some(delta) = self
                 .flows
                 .take(record, input, |node| self.contacts.tells(node, now))

@@ -30,6 +30,7 @@ mod explain;
 mod flows;
 mod hits;
 mod learning;
+mod promotion;
 mod violation;
 
 pub use command::{CriterionDraft, Document, GroupDraft, RuleDraft, RulePatch, SettingsDraft};
@@ -39,4 +40,5 @@ pub use error::{CommandError, ErrorKind};
 pub use explain::{Asked, UnknownEnd};
 pub use flows::{FlowFilter, FlowView, Followed};
 pub use hits::Hits;
+pub use promotion::{Standing, WATCHED};
 pub use violation::Violation;

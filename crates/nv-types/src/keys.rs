@@ -21,6 +21,8 @@ pub const WORKLOADS: &str = "workload/";
 pub const NODES: &str = "node/";
 /// Prefix of what nodes have heard of DNS names.
 pub const NAMES: &str = "name/";
+/// Prefix of since when services are in their modes; only the controller's business.
+pub const STANDINGS: &str = "standing/";
 /// Policy settings.
 pub const SETTINGS: &str = "config/policy";
 /// Prefix of capture sessions.
@@ -76,4 +78,10 @@ pub fn name(node: &NodeId, name: &str) -> String {
 #[must_use]
 pub fn names_of(node: &NodeId) -> String {
     format!("{NAMES}{node}/")
+}
+
+/// Key of since when a group is in its mode.
+#[must_use]
+pub fn standing(group: &GroupName) -> String {
+    format!("{STANDINGS}{group}")
 }

@@ -15,6 +15,7 @@ mod meta;
 mod policy;
 mod rule;
 mod service;
+mod system;
 mod user;
 mod view;
 
@@ -90,6 +91,7 @@ pub(crate) fn router(app: App) -> axum::Router {
         .routes(routes!(flow::flows))
         .routes(routes!(explain::explain))
         .routes(routes!(policy::settings, policy::change_settings))
+        .routes(routes!(system::show, system::change))
         .routes(routes!(policy::apply))
         .routes(routes!(capture::list, capture::start))
         .routes(routes!(capture::show, capture::delete))

@@ -33,6 +33,8 @@ pub(crate) const ADDED: &[(&str, &str)] = &[
     ("Violation.reason", "why the verdict is what it is"),
 ];
 
+const ONLY_POLICY: &str = "only the settings of policy are served";
+const NO_SUCH_SWITCH: &str = "policy is always on, and who is not known follows unknown_endpoint";
 const SENT_BACK: &str = "what a list answers with may be sent back; it is ignored";
 const ONE_ROLE: &str = "a user has one role, for everything";
 const NOT_READ: &str = "the runtimes are not asked for it";
@@ -48,6 +50,23 @@ const NO_SECURED: &str = "when a workload came under guard is not kept";
 
 /// Fields that NeuVector's document requires and our answers do not have.
 pub(crate) const LEFT_OUT: &[(&str, &str)] = &[
+    ("RESTSystemConfigNetSvcV2.detect_unmanaged_wl", NO_SUCH_SWITCH),
+    ("RESTSystemConfigNetSvcV2.disable_net_policy", NO_SUCH_SWITCH),
+    (
+        "RESTSystemConfigNetSvcV2.new_service_profile_baseline",
+        NO_PROFILES,
+    ),
+    (
+        "RESTSystemConfigNewSvcV2.new_service_profile_baseline",
+        NO_PROFILES,
+    ),
+    ("RESTSystemConfigV2.auth", ONLY_POLICY),
+    ("RESTSystemConfigV2.ibmsa", ONLY_POLICY),
+    ("RESTSystemConfigV2.misc", ONLY_POLICY),
+    ("RESTSystemConfigV2.proxy", ONLY_POLICY),
+    ("RESTSystemConfigV2.scanner_autoscale", ONLY_POLICY),
+    ("RESTSystemConfigV2.syslog", ONLY_POLICY),
+    ("RESTSystemConfigV2.webhooks", ONLY_POLICY),
     ("RESTAgent.cpus", NOT_READ),
     ("RESTAgent.created_at", NOT_READ),
     ("RESTAgent.domain", NOT_READ),
@@ -110,6 +129,22 @@ pub(crate) const LEFT_OUT: &[(&str, &str)] = &[
 
 /// Fields that callers may send to NeuVector and we refuse, by name.
 pub(crate) const REFUSED: &[(&str, &str)] = &[
+    ("RESTSysNetConfigConfig.detect_unmanaged_wl", NO_SUCH_SWITCH),
+    ("RESTSysNetConfigConfig.disable_net_policy", NO_SUCH_SWITCH),
+    ("RESTSystemConfigConfigDataV2.fed_config", ONLY_POLICY),
+    ("RESTSystemConfigConfigV2.auth_cfg", ONLY_POLICY),
+    ("RESTSystemConfigConfigV2.ibmsa_cfg", ONLY_POLICY),
+    ("RESTSystemConfigConfigV2.misc_cfg", ONLY_POLICY),
+    ("RESTSystemConfigConfigV2.proxy_cfg", ONLY_POLICY),
+    ("RESTSystemConfigConfigV2.remote_repositories", ONLY_POLICY),
+    ("RESTSystemConfigConfigV2.scanner_autoscale_cfg", ONLY_POLICY),
+    ("RESTSystemConfigConfigV2.syslog_cfg", ONLY_POLICY),
+    ("RESTSystemConfigConfigV2.tls_cfg", ONLY_POLICY),
+    ("RESTSystemConfigConfigV2.webhooks", ONLY_POLICY),
+    (
+        "RESTSystemConfigSvcCfgV2.new_service_profile_baseline",
+        NO_PROFILES,
+    ),
     ("RESTAuthData.Token", "there is no single sign-on"),
     ("RESTServiceBatchConfig.baseline_profile", NO_PROFILES),
     ("RESTServiceBatchConfig.not_scored", NO_SCORES),

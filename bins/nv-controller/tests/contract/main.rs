@@ -186,6 +186,17 @@ fn calls(password: &str) -> Vec<Call> {
             "",
             Some(json!({"settings": {"contention": "basic"}})),
         ),
+        call("get /v2/system/config", &[], "", None),
+        call(
+            "patch /v2/system/config",
+            &[],
+            "",
+            Some(
+                json!({"config_v2": {"svc_cfg": {"new_service_policy_mode": "Monitor"}},
+                "net_config": {"net_service_status": false, "net_service_policy_mode": "", "strict_group_mode": true},
+                "atmo_config": {"mode_auto_d2m": true, "mode_auto_d2m_duration": 3600}}),
+            ),
+        ),
         call(
             "post /v1/apply",
             &[],

@@ -346,6 +346,88 @@ wrapper!(
     SettingsData { settings: serde_json::Map<String, serde_json::Value> }
 );
 
+/// How new services begin.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewServiceConfig {
+    /// Discover, Monitor or Protect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_service_policy_mode: Option<String>,
+}
+
+/// What holds for all services.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NetServiceConfig {
+    /// Whether one mode holds for all services.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub net_service_status: Option<bool>,
+    /// That mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub net_service_policy_mode: Option<String>,
+    /// Whether the stricter mode of two services counts (setting `contention`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strict_group_mode: Option<bool>,
+}
+
+/// Modes that go on by themselves. Durations are in seconds.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ModeAutoConfig {
+    /// From Discover to Monitor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode_auto_d2m: Option<bool>,
+    /// After so long in Discover.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode_auto_d2m_duration: Option<u64>,
+    /// From Monitor to Protect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode_auto_m2p: Option<bool>,
+    /// After so long in Monitor without a violation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode_auto_m2p_duration: Option<u64>,
+}
+
+/// The settings of policy, in NeuVector's words.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct SystemConfig {
+    /// New services.
+    pub new_svc: NewServiceConfig,
+    /// All services.
+    pub net_svc: NetServiceConfig,
+    /// Modes that go on by themselves.
+    pub mode_auto: ModeAutoConfig,
+}
+
+wrapper!(
+    /// Settings.
+    SystemConfigData { config: SystemConfig }
+);
+
+/// What is to change of a system's configuration; what is left out stays.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SystemConfigSvc {
+    /// New services.
+    #[serde(default)]
+    pub svc_cfg: NewServiceConfig,
+}
+
+/// A change of settings.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SystemConfigChange {
+    /// New services.
+    #[serde(default)]
+    pub config_v2: SystemConfigSvc,
+    /// All services.
+    #[serde(default)]
+    pub net_config: NetServiceConfig,
+    /// Modes that go on by themselves.
+    #[serde(default)]
+    pub atmo_config: ModeAutoConfig,
+}
+
 /// A policy file.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

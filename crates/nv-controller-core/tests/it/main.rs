@@ -10,6 +10,8 @@ mod files;
 mod flows;
 mod groups;
 mod lab;
+mod positions;
+mod promotion;
 mod properties;
 mod questions;
 mod rules;

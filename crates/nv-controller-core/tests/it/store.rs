@@ -115,6 +115,15 @@ fn a_deletion_that_a_resync_tells_of_first_is_a_change_of_policy() {
 }
 
 #[test]
+fn a_deletion_is_seen_by_a_controller_that_was_not_there() {
+    let mut lab = Lab::with_services();
+    lab.make(|core| core.create_group(&crate::lab::group("a", &[("image", "=", "x")]), NOW));
+    lab.make(|core| core.delete_group("a", NOW));
+    assert_eq!(lab.core.policy_revision(), Revision(lab.revision));
+    assert_eq!(lab.restarted().policy_revision(), Revision(lab.revision));
+}
+
+#[test]
 fn what_others_delete_of_the_controllers_is_written_again() {
     let mut lab = Lab::with_services();
     lab.set_mode("web", Mode::Protect);
