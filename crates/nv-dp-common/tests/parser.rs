@@ -246,3 +246,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn ipv4_mapped_addresses_in_an_ipv6_header_are_malformed() {
+    let good = v6_udp();
+    assert_eq!(read(&good, Direction::Egress).0, Class::Flow);
+    let mapped = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1];
+    for at in [22, 38] {
+        let mut frame = good.clone();
+        frame[at..at + 16].copy_from_slice(&mapped);
+        for direction in [Direction::Egress, Direction::Ingress] {
+            assert_eq!(read(&frame, direction).0, Class::Malformed);
+            let behind_an_extension = extended(&frame, &[60]);
+            assert_eq!(read(&behind_an_extension, direction).0, Class::Malformed);
+        }
+    }
+}

@@ -292,6 +292,10 @@ fn ipv6_header(ip: &[u8; 40], room: u32, direction: Direction, headers: &mut Hea
     let mut destination = [0; 16];
     source.copy_from_slice(&ip[8..24]);
     destination.copy_from_slice(&ip[24..40]);
+    // The form in which tables hold IPv4 addresses is on no wire (RFC 4291, 2.5.5.2): it would claim the rules of one.
+    if is_v4(&source) || is_v4(&destination) {
+        return None;
+    }
     set_addresses(headers, direction, source, destination);
     Some(left)
 }

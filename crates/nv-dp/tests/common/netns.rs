@@ -57,6 +57,11 @@ impl Namespace {
         wait.recv().expect("the job failed")
     }
 
+    /// The thread that holds it, by which `ip` finds it.
+    pub fn tid(&self) -> i32 {
+        self.tid
+    }
+
     /// Runs `ip` with these words.
     pub fn ip(&self, words: &str) {
         let words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
