@@ -2,12 +2,15 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum as _};
 use nv_dp::SoftwareConfig;
 use nv_runtime::{DiscoverOptions, Location};
 use nv_types::NodeId;
 use serde::Deserialize;
+
+use crate::hook::{self, HookFail, HookOptions, Target};
 
 /// Command line of the agent.
 #[derive(Debug, Parser)]
@@ -50,6 +53,16 @@ pub struct Cli {
     /// The controller's ca.pem, for joining.
     #[arg(long, env = "NV_CA", global = true, value_name = "FILE")]
     pub ca: Option<PathBuf>,
+    /// Socket where hooks ask; `off`: do not listen [default: /run/nv/agent.sock].
+    #[arg(long, env = "NV_HOOK_SOCKET", global = true, value_name = "SOCKET")]
+    pub hook_socket: Option<String>,
+    /// What a container may do when its policy is not in force in time: `closed` it does not start, `open` it does, `auto` it does
+    /// not if its service is in Protect [default: auto].
+    #[arg(long, env = "NV_HOOK_FAIL", global = true, value_name = "WHAT")]
+    pub hook_fail: Option<HookFail>,
+    /// Longest time in milliseconds that a hook holds a container [default: 10000].
+    #[arg(long, env = "NV_HOOK_WAIT", global = true, value_name = "MS")]
+    pub hook_wait: Option<u64>,
     /// Check the configuration and end.
     #[arg(long)]
     pub check_config: bool,
@@ -59,8 +72,31 @@ pub struct Cli {
 }
 
 /// Other things than running.
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub enum Command {
+    /// OCI hook: reads a container's state on standard input, and ends when its policy is in force.
+    Hook,
+    /// Stands before an OCI runtime: `nv-agent runtime ARGS…` runs it with these arguments, and holds a container at `start`.
+    #[command(disable_help_flag = true)]
+    Runtime {
+        /// The runtime that does the work.
+        #[arg(
+            long,
+            env = "NV_RUNTIME",
+            default_value = "/usr/bin/runc",
+            value_name = "PROGRAM"
+        )]
+        program: PathBuf,
+        /// Its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<std::ffi::OsString>,
+    },
+    /// Prints what a runtime must be told so that it asks nv before a container runs.
+    HookInstall {
+        /// Which runtime.
+        #[arg(long = "for", value_enum)]
+        target: Target,
+    },
     /// Remove all enforcement of this agent from the kernel. Stopping the agent does not do that.
     Purge,
 }
@@ -80,6 +116,9 @@ struct File {
     netns_prefix: Option<String>,
     join_token_file: Option<PathBuf>,
     ca: Option<PathBuf>,
+    hook_socket: Option<String>,
+    hook_fail: Option<String>,
+    hook_wait: Option<u64>,
 }
 
 /// Which datapath enforces.
@@ -138,6 +177,12 @@ pub struct Config {
     pub runtimes: DiscoverOptions,
     /// Who the agent is.
     pub credentials: Credentials,
+    /// Where hooks ask; `None`: nowhere.
+    pub hook_socket: Option<PathBuf>,
+    /// What a container may do when its policy is not in force in time.
+    pub hook_fail: HookFail,
+    /// How long a hook waits.
+    pub hook_wait: Duration,
 }
 
 /// A configuration that cannot be used.
@@ -172,6 +217,19 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// What a hook of this configuration does.
+    #[must_use]
+    pub fn hook_options(&self) -> HookOptions {
+        HookOptions {
+            socket: self.hook_socket.clone().unwrap_or_else(hook::default_socket),
+            node: self.node.clone(),
+            data_dir: self.data_dir.clone(),
+            docker: self.runtimes.docker.clone(),
+            wait: self.hook_wait,
+            fail: self.hook_fail,
+        }
+    }
+
     /// Reads file and options.
     ///
     /// # Errors
@@ -212,7 +270,25 @@ impl Config {
             .listen
             .or(file.listen)
             .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 18401)));
+        let hook_socket = match cli.hook_socket.clone().or(file.hook_socket).as_deref() {
+            Some("off") => None,
+            Some(path) => Some(path.into()),
+            None => Some(hook::default_socket()),
+        };
+        let hook_fail = match (cli.hook_fail, file.hook_fail) {
+            (Some(fail), _) => fail,
+            (None, Some(text)) => HookFail::from_str(&text, false)
+                .map_err(|_| wrong("hook_fail", format!("'{text}' is not closed, open or auto")))?,
+            (None, None) => HookFail::default(),
+        };
+        let hook_wait = cli
+            .hook_wait
+            .or(file.hook_wait)
+            .map_or(hook::WAIT, Duration::from_millis);
         Ok(Self {
+            hook_socket,
+            hook_fail,
+            hook_wait,
             node,
             controller,
             data_dir,

@@ -1,11 +1,11 @@
 //! The loop around the core: inputs in, effects out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use nv_agent_core::{Agent, Effect, EndpointWant, Facts, Input};
+use nv_agent_core::{Agent, Effect, EndpointWant, Facts, Input, saved_workloads};
 use nv_runtime::{EventKind, LinkEvent, LinkWatcher, MonitorEvent};
 use nv_store::{Change, WatchEvent, WatchStream};
 use nv_types::{NodeId, Revision};
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::captures::Workloads;
 use crate::datapath::{Ask, DatapathThread, Tell};
+use crate::hook::{self, Holds};
 use crate::node;
 use crate::snapshot::Snapshot;
 use crate::uplink::Uplink;
@@ -38,6 +39,11 @@ pub(crate) struct Driver {
     pub(crate) store: WatchStream,
     pub(crate) uplink: Arc<Uplink>,
     pub(crate) workloads: Workloads,
+    /// What hooks ask.
+    pub(crate) hooks: mpsc::Receiver<hook::Ask>,
+    /// Keeps that open when nobody can ask.
+    pub(crate) _asks: mpsc::Sender<hook::Ask>,
+    pub(crate) holds: Holds,
     /// Where the revision in force is told.
     pub(crate) told: watch::Sender<Option<Revision>>,
     pub(crate) facts: Facts,
@@ -63,6 +69,7 @@ impl Driver {
         let mut save: Option<Instant> = None;
         let ended = loop {
             self.carry_out();
+            self.holds.answer(|id| self.core.is_guarded(id));
             let due = self
                 .core
                 .poll_timeout()
@@ -79,6 +86,7 @@ impl Driver {
                     }
                     None => break Err("the watch of the store"),
                 },
+                Some(ask) = self.hooks.recv() => self.hook_asks(ask),
                 event = self.runtimes.recv() => match event {
                     Some(event) => self.runtime_told(event),
                     None => break Err("the watch of the container runtimes"),
@@ -127,6 +135,39 @@ impl Driver {
                 entries,
                 revision: self.snapshot.revision,
             });
+        }
+        self.take_up();
+    }
+
+    /// Containers that only hooks have told of: those that still run.
+    fn take_up(&mut self) {
+        let saved = saved_workloads(self.snapshot.values(), &self.node, hook::OCI);
+        let alive = saved
+            .into_iter()
+            .filter(|workload| hook::is_alive(workload.pid, workload.netns));
+        let mut running = BTreeSet::new();
+        for workload in alive.collect::<Vec<_>>() {
+            self.holds.watch(&workload);
+            running.insert(workload.id.clone());
+            self.input(Input::WorkloadUp(Box::new(workload)));
+        }
+        self.input(Input::Synced {
+            runtime: hook::OCI.into(),
+            running,
+        });
+    }
+
+    fn hook_asks(&mut self, ask: hook::Ask) {
+        match ask {
+            hook::Ask::Hold(workload, reply) => {
+                tracing::info!(id = %workload.id, name = workload.name, service = workload.service, "workload held");
+                self.holds.hold(&workload, reply);
+                self.input(Input::WorkloadUp(workload));
+            }
+            hook::Ask::Gone(id) => {
+                self.holds.forget(&id);
+                self.input(Input::WorkloadDown(id));
+            }
         }
     }
 
@@ -219,6 +260,11 @@ impl Driver {
     }
 
     fn runtime_told(&mut self, event: MonitorEvent) {
+        if let MonitorEvent::Runtime { event, .. } = &event
+            && let Ok(id) = event.subject.parse()
+        {
+            self.holds.forget(&id);
+        }
         match event {
             MonitorEvent::Runtime { event, workload, .. } => match (event.kind, workload) {
                 (EventKind::Start, Some(workload)) => {
@@ -277,6 +323,9 @@ impl Driver {
     }
 
     fn look_at_losses(&mut self) {
+        for id in self.holds.ended() {
+            self.input(Input::WorkloadDown(id));
+        }
         let lost = [
             ("kernel_ring", self.kernel_lost),
             ("agent_queue", self.datapath.dropped()),

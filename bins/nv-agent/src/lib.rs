@@ -19,6 +19,7 @@ mod config;
 mod credentials;
 mod datapath;
 mod driver;
+mod hook;
 mod node;
 mod snapshot;
 mod transport;
@@ -42,6 +43,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use config::{Cli, Command, Config, ConfigError, Credentials, DatapathKind};
+
+pub use hook::{HookError, HookFail, HookOptions, Target, hook, print_instructions, run_runtime};
 
 use captures::{CaptureService, Workloads};
 use credentials::Pems;
@@ -160,6 +163,11 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         started: node::now(),
     };
     let runtimes = discover(&config.runtimes);
+    let (asks, hooks) = mpsc::channel(TELLS);
+    if let Some(socket) = &config.hook_socket {
+        let workloads = Arc::clone(&workloads);
+        tasks.spawn(hook::serve(socket, asks.clone(), workloads, shutdown.clone())?);
+    }
     let (told, in_force) = watch::channel(None);
     let (refresh, refreshed) = mpsc::channel(TELLS);
     tasks.spawn(refresh_named(
@@ -184,6 +192,9 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         uplink,
         workloads,
         told,
+        hooks,
+        _asks: asks,
+        holds: hook::Holds::default(),
         facts,
         adopted,
         snapshot: snapshot.unwrap_or_default(),

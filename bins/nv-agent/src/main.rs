@@ -1,10 +1,11 @@
 //! `nv-agent`: reads its configuration, starts the library, waits for a signal.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use nv_agent::{Cli, Command, Config};
+use nv_agent::{Cli, Command, Config, Target};
 use tokio_util::sync::CancellationToken;
 
 /// Exit code for a configuration that cannot be used (`EX_USAGE`).
@@ -27,6 +28,11 @@ fn main() -> ExitCode {
     }
     let done = match cli.command {
         Some(Command::Purge) => nv_agent::purge(&config),
+        Some(Command::Hook) => hook(&config),
+        Some(Command::Runtime { program, arguments }) => {
+            nv_agent::run_runtime(&program, &arguments, &config.hook_options())
+        }
+        Some(Command::HookInstall { target }) => install(target, cli.config.as_deref()),
         None => {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
@@ -41,6 +47,29 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error, 1),
     }
+}
+
+fn hook(config: &Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let options = config.hook_options();
+    let held = nv_agent::hook(std::io::stdin().lock(), &options);
+    Ok(runtime.block_on(held)?)
+}
+
+fn install(target: Target, config: Option<&Path>) -> anyhow::Result<()> {
+    let program = std::env::current_exe()?;
+    let config = config.map(std::fs::canonicalize).transpose()?;
+    nv_agent::print_instructions(
+        target,
+        &program,
+        config.as_deref(),
+        std::io::stdin().lock(),
+        &mut std::io::stdout(),
+        &mut std::io::stderr(),
+    )?;
+    Ok(())
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {

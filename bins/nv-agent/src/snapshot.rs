@@ -53,6 +53,13 @@ pub(crate) struct BadSnapshot {
 }
 
 impl Snapshot {
+    /// Keys and values.
+    pub(crate) fn values(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.entries
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_slice()))
+    }
+
     /// Reads the file. `None` when there is none.
     pub(crate) fn load(path: &Path, node: &NodeId) -> Result<Option<Self>, BadSnapshot> {
         let bad = |problem: String| BadSnapshot {

@@ -3,9 +3,10 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
-use nv_agent::{Credentials, DatapathKind};
+use nv_agent::{Credentials, DatapathKind, HookFail};
 use nv_dp::EbpfDatapath;
 use nv_runtime::{DiscoverOptions, Location};
 use nv_types::NodeId;
@@ -51,6 +52,9 @@ impl Stack {
         let agent = nv_agent::Config {
             node: config.node,
             controller: controller.grpc().to_string(),
+            hook_socket: Some(folder.join("hook.sock")),
+            hook_fail: HookFail::default(),
+            hook_wait: Duration::from_secs(10),
             data_dir: folder,
             datapath: DatapathKind::Ebpf(config.pin_dir),
             listen: config.agent_listen,

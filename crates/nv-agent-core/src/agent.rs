@@ -167,6 +167,11 @@ impl Agent {
                 self.degraded.insert(key, error.to_string());
             }
         }
+        // No image that is in force or on its way knows it as it is now.
+        self.workloads_in_force.remove(&workload.id);
+        if let Some((_, workloads)) = &mut self.applying {
+            workloads.remove(&workload.id);
+        }
         self.local.insert(workload.id.clone(), workload);
         self.locals_changed();
     }
@@ -437,6 +442,12 @@ impl Agent {
     #[must_use]
     pub const fn revision(&self) -> Option<Revision> {
         self.in_force
+    }
+
+    /// Whether a policy that knows this workload, as it was found last, is in force at every interface of it.
+    #[must_use]
+    pub fn is_guarded(&self, id: &WorkloadId) -> bool {
+        self.workloads_in_force.contains(id) && self.endpoints.is_guarded_as(id)
     }
 
     /// Workloads that run here.

@@ -271,6 +271,15 @@ impl Endpoints {
             .map(|endpoint| endpoint.name.as_str())
     }
 
+    /// Whether every interface of a workload is guarded as it was found.
+    pub(crate) fn is_guarded_as(&self, id: &WorkloadId) -> bool {
+        let own = |want: &&EndpointWant| want.workload.as_ref() == Some(id);
+        self.claims.values().filter(own).all(|want| {
+            let known = self.known.get(&want.ifindex);
+            known.is_some_and(|endpoint| endpoint.guarded.as_ref() == Some(want))
+        })
+    }
+
     pub(crate) fn guarded(&self) -> usize {
         self.known
             .values()

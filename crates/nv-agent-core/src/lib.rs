@@ -24,6 +24,8 @@ mod compiled;
 mod endpoints;
 mod io;
 mod naming;
+mod saved;
 
 pub use agent::Agent;
 pub use io::{Effect, EndpointWant, Facts, FlowSample, Input, Moment, Steady, Switches};
+pub use saved::{saved_mode, saved_workloads};

@@ -41,7 +41,7 @@ mod runtime;
 pub mod testing;
 
 pub use discover::{DiscoverOptions, Location, discover};
-pub use docker::DockerRuntime;
+pub use docker::{DockerRuntime, service_of};
 pub use links::{LinkEvent, LinkWatcher};
 pub use monitor::{Monitor, MonitorEvent, MonitorOptions};
 pub use named::NetnsRuntime;

@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use nv_agent::{Config, Credentials, DatapathKind};
+use nv_agent::{Config, Credentials, DatapathKind, HookFail};
 use nv_dp::SoftwareConfig;
 use nv_runtime::{DiscoverOptions, Location};
 use nv_types::{NodeId, Revision};
@@ -215,6 +215,9 @@ impl Agent {
         let config = Config {
             node: node.clone(),
             controller: controller.to_string(),
+            hook_socket: Some(folder.join("hook.sock")),
+            hook_fail: HookFail::default(),
+            hook_wait: Duration::from_secs(5),
             data_dir: folder.to_owned(),
             datapath: DatapathKind::Software(datapath),
             listen: "127.0.0.1:0".parse().unwrap(),
@@ -257,6 +260,8 @@ impl Program {
             .args(["--controller", &controller.to_string()])
             .arg("--data-dir")
             .arg(folder)
+            .arg("--hook-socket")
+            .arg(folder.with_extension("sock"))
             .args(more)
             .env_remove("RUST_LOG")
             .env("NO_COLOR", "1")

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasher;
 use std::net::{IpAddr, Ipv4Addr};
 
-use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum as Status, PortMap};
+use bollard::models::{
+    ContainerInspectResponse, ContainerStateStatusEnum as Status, ContainerSummary, PortMap,
+};
 use nv_types::{IpProto, NodeId, PublishedPort, Timestamp, Workload, WorkloadId, WorkloadState};
 
 use super::NAME;
@@ -76,8 +78,30 @@ pub(super) fn describe(answer: ContainerInspectResponse, node: &NodeId) -> Resul
     })
 }
 
+/// What a listing tells of a container.
+pub(super) fn summary(container: ContainerSummary, id: &WorkloadId, node: &NodeId) -> Workload {
+    let name = container
+        .names
+        .unwrap_or_default()
+        .into_iter()
+        .next()
+        .unwrap_or_default();
+    let name = name.trim_start_matches('/').to_owned();
+    let labels: BTreeMap<String, String> = container.labels.unwrap_or_default().into_iter().collect();
+    let image = container.image.unwrap_or_default();
+    let (service, domain) = service(&labels, &image, &name);
+    Workload {
+        name,
+        domain,
+        image,
+        labels,
+        runtime: NAME.to_owned(),
+        ..Workload::new(id.clone(), node.clone(), service)
+    }
+}
+
 /// Service and domain: what Compose or Kubernetes say, else the image's own name.
-fn service(labels: &BTreeMap<String, String>, image: &str, name: &str) -> (String, String) {
+pub(super) fn service(labels: &BTreeMap<String, String>, image: &str, name: &str) -> (String, String) {
     let label = |key: &str| labels.get(key).filter(|value| !value.is_empty());
     if let Some(pod) = label(POD_NAME) {
         return (

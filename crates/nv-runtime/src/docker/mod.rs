@@ -3,7 +3,7 @@
 mod events;
 mod inspect;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{PoisonError, RwLock};
 
@@ -38,6 +38,12 @@ const ACTIONS: [&str; 8] = [
     "disconnect",
 ];
 
+/// Service and domain of a container: what Compose or Kubernetes say in its labels, else the image's own name, else its own.
+#[must_use]
+pub fn service_of(labels: &BTreeMap<String, String>, image: &str, name: &str) -> (String, String) {
+    inspect::service(labels, image, name)
+}
+
 /// A dockerd. Cheap to make: it is connected to with the first call, and anew after a failure.
 #[derive(Debug)]
 pub struct DockerRuntime {
@@ -54,6 +60,29 @@ impl DockerRuntime {
             socket: socket.into(),
             client: RwLock::new(None),
         }
+    }
+
+    /// A container that is being started, as far as it is known: nothing of its process and its namespace. `None`: there is none of this
+    /// id. dockerd answers [`ContainerRuntime::inspect`] only when the start is over; this it answers at once.
+    ///
+    /// # Errors
+    /// As [`ContainerRuntime::list`].
+    pub async fn starting(&self, id: &WorkloadId, node: &NodeId) -> Result<Option<Workload>, RuntimeError> {
+        let client = self.client().await?;
+        let filters = HashMap::from([("id", vec![id.as_str()])]);
+        let options = ListContainersOptionsBuilder::new()
+            .all(true)
+            .filters(&filters)
+            .build();
+        let found = client
+            .list_containers(Some(options))
+            .await
+            .map_err(|error| self.failed(&format!("looking for {id}"), &error))?;
+        // The filter takes the beginning of an id too.
+        let found = found
+            .into_iter()
+            .find(|container| container.id.as_deref() == Some(id.as_str()));
+        Ok(found.map(|container| inspect::summary(container, id, node)))
     }
 
     async fn client(&self) -> Result<Docker, RuntimeError> {
