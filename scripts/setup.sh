@@ -27,6 +27,29 @@ install() { # installs without starting services
 # What the tests drive: a real dockerd, static busybox for images, namespaces, nftables for the comparison.
 install docker.io containerd runc iptables busybox-static iproute2 nftables
 
+# The stores of a cluster. etcd is this system's own package; Consul is in Debian bullseye alone, so it is unpacked beside the
+# system from a private apt configuration. Where it is not to be had, its tests are skipped by name.
+install etcd-server openssl
+consul() {
+  [ -x "$tools/consul/usr/bin/consul" ] && return
+  local mirror version apt=$tools/apt
+  mirror=$(sed -n 's/^URIs: *//p' /etc/apt/sources.list.d/*.sources 2>/dev/null | head -1)
+  [ -n "$mirror" ] || mirror=$(sed -n 's/^deb \(\[[^]]*\] \)\?\([^ ]*\) .*/\2/p' /etc/apt/sources.list | head -1)
+  mkdir -p "$apt"/{src,lists/partial,cache/archives/partial} "$tools/consul"
+  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror bullseye main" > "$apt/src/bullseye.list"
+  cat > "$apt/conf" <<CONF
+Dir::Etc::SourceList "/dev/null"; Dir::Etc::SourceParts "$apt/src"; Dir::State::Lists "$apt/lists";
+Dir::Cache "$apt/cache"; Acquire::Languages "none"; APT::Sandbox::User "root";
+CONF
+  echo "setup: unpacking Consul" >&2
+  APT_CONFIG=$apt/conf apt-get update -qq &&
+    version=$(APT_CONFIG=$apt/conf apt-cache madison consul | awk -F'|' '$3 ~ /bullseye\/main .*Packages/ {gsub(/ /, "", $2); print $2; exit}') &&
+    [ -n "$version" ] &&
+    (cd "$apt" && APT_CONFIG=$apt/conf apt-get download -qq "consul=$version") &&
+    dpkg -x "$apt"/consul_*.deb "$tools/consul" && rm -f "$apt"/consul_*.deb
+}
+consul || echo "setup: Consul is not to be had from this system's mirror; its tests are skipped by name" >&2
+
 # The pinned toolchain of the kernel programs: core for BPF targets prebuilt, no nightly needed.
 if install rustc-web libstd-rust-web-dev libstd-rust-web-dev-bpf llvm-22-dev; then
   if ! "$tools/bin/bpf-linker" --version 2>/dev/null | grep -q ' 0\.13\.0'; then

@@ -6,6 +6,7 @@
 //! # });
 //! ```
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -311,40 +312,59 @@ async fn a_watch_from_a_revision_that_never_was_resyncs(store: Store) -> Check {
 }
 
 async fn a_slow_watcher_is_told_and_ends_up_right(store: Store) -> Check {
+    // Together more than any backend keeps for a watcher that does not read.
+    const WRITERS: u32 = 16;
+    const EACH: u32 = 125;
     let mut stream = watch(&store, "l/", Revision(0)).await?;
     next(&mut stream).await?;
-    let total = 3000u32;
-    for number in 0..total {
-        commit(&store, Txn::new().put("l/k", number.to_be_bytes())).await?;
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|writer| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move {
+                for number in 0..EACH {
+                    let txn = Txn::new().put(format!("l/{writer}"), number.to_be_bytes());
+                    commit(&store, txn).await?;
+                }
+                Ok::<_, String>(())
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.map_err(|error| error.to_string())??;
     }
-    let mut last = Vec::new();
+    let done = |state: &BTreeMap<String, Vec<u8>>| {
+        state.len() == WRITERS as usize && state.values().all(|value| *value == (EACH - 1).to_be_bytes())
+    };
+    let mut state: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     let (mut seen, mut resyncs) = (0u32, 0);
-    while last != (total - 1).to_be_bytes() {
+    while !done(&state) {
         match next(&mut stream).await? {
             WatchEvent::Changes { changes, .. } => {
                 for change in changes {
                     if let Change::Put(entry) = change {
-                        ensure!(entry.value > last, "went back in time");
-                        last = entry.value;
+                        let before = state.insert(entry.key, entry.value.clone());
+                        ensure!(
+                            before.is_none_or(|before| entry.value > before),
+                            "went back in time"
+                        );
                         seen += 1;
                     }
                 }
             }
             WatchEvent::Resync(listing) => {
                 resyncs += 1;
-                last = listing
+                state = listing
                     .entries
                     .into_iter()
-                    .next()
-                    .map(|entry| entry.value)
-                    .unwrap_or_default();
+                    .map(|entry| (entry.key, entry.value))
+                    .collect();
             }
         }
     }
     ensure!(
-        seen == total || resyncs > 0,
+        seen == WRITERS * EACH || resyncs > 0,
         "{} changes were skipped without a word",
-        total - seen
+        WRITERS * EACH - seen
     );
     Ok(())
 }

@@ -13,15 +13,33 @@ use crate::types::{CommitOutcome, Condition, Expect, LeaseId, Txn};
 use crate::{KvStore, StoreError};
 
 /// Being leader, until the lease is lost or this is dropped.
-#[derive(Debug)]
 pub struct Leadership {
+    store: Arc<dyn KvStore>,
+    lease: LeaseId,
     key: String,
     revision: Revision,
     lost: watch::Receiver<bool>,
     keeper: tokio::task::JoinHandle<()>,
 }
 
+impl std::fmt::Debug for Leadership {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Leadership")
+            .field("key", &self.key)
+            .field("revision", &self.revision)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Leadership {
+    /// Lets the next one lead at once. Where the store does not answer, it leads when the lease has run out.
+    pub async fn resign(self) {
+        self.keeper.abort();
+        if let Err(error) = self.store.lease_revoke(self.lease).await {
+            tracing::debug!(key = self.key, %error, "the lease of a leader runs out by itself");
+        }
+    }
+
     /// The condition that every write of this leader must carry.
     #[must_use]
     pub fn fence(&self) -> Condition {
@@ -65,6 +83,8 @@ pub async fn campaign(
             let (tell, lost) = watch::channel(false);
             let keeper = tokio::spawn(keep(Arc::clone(&store), lease.id, ttl, tell));
             return Ok(Leadership {
+                store,
+                lease: lease.id,
                 key: key.to_owned(),
                 revision,
                 lost,

@@ -34,6 +34,8 @@ pub(crate) enum Verdict {
 struct Watcher {
     prefix: String,
     sender: mpsc::Sender<WatchEvent>,
+    /// Knows everything up to this revision: what is older is not for it.
+    after: Revision,
     /// It was full: what it missed is made good by a snapshot as soon as there is room.
     lagging: bool,
 }
@@ -54,6 +56,8 @@ pub(crate) struct Engine {
     history_bytes: usize,
     /// Every change above this one is in the history.
     floor: Revision,
+    /// Revisions up to this one may be of a past that was undone by a restore: nobody resumes from them.
+    undone: Revision,
     watchers: Vec<Watcher>,
     leases: BTreeMap<LeaseId, LeaseState>,
     last_lease: u64,
@@ -192,7 +196,7 @@ impl Engine {
         }
         self.revision = revision;
         for watcher in &mut self.watchers {
-            if watcher.lagging {
+            if watcher.lagging || revision <= watcher.after {
                 continue;
             }
             let seen = under(&changes, &watcher.prefix);
@@ -240,25 +244,94 @@ impl Engine {
     }
 
     pub(crate) fn watch(&mut self, prefix: &str, from: Revision) -> WatchStream {
+        self.resume(prefix, from)
+            .unwrap_or_else(|| self.join(prefix, self.list(prefix)))
+    }
+
+    /// A watch that goes on from a revision, if every change since is known here.
+    pub(crate) fn resume(&mut self, prefix: &str, from: Revision) -> Option<WatchStream> {
+        let known = from.0 > self.floor.0 && from.0 > self.undone.0 && from.0 <= self.revision.0 + 1;
+        known.then(|| self.follow(prefix, Revision(from.0 - 1), None))
+    }
+
+    /// A watch of somebody who knows everything up to `after`, also where that is not known here yet. `None` when changes after it are
+    /// forgotten.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn resume_ahead(&mut self, prefix: &str, after: Revision) -> Option<WatchStream> {
+        let known = after >= self.floor && after >= self.undone;
+        known.then(|| self.follow(prefix, after, None))
+    }
+
+    /// A watch that begins with this state.
+    pub(crate) fn join(&mut self, prefix: &str, state: Listing) -> WatchStream {
+        // Changes after the state may be forgotten already: then the state here is the newer one.
+        let state = if state.revision < self.floor {
+            self.list(prefix)
+        } else {
+            state
+        };
+        self.follow(prefix, state.revision, Some(state))
+    }
+
+    fn follow(&mut self, prefix: &str, after: Revision, state: Option<Listing>) -> WatchStream {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let missed: Option<Vec<WatchEvent>> =
-            (from.0 > self.floor.0 && from.0 <= self.revision.0 + 1).then(|| self.since(prefix, from));
-        match missed {
-            Some(events) if events.len() < QUEUE => {
-                for event in events {
-                    let _ = sender.try_send(event);
-                }
-            }
-            _ => {
-                let _ = sender.try_send(WatchEvent::Resync(self.list(prefix)));
-            }
+        let missed = self.since(prefix, Revision(after.0 + 1));
+        let first = state.map(WatchEvent::Resync).into_iter();
+        let events: Vec<_> = if missed.len() < QUEUE {
+            first.chain(missed).collect()
+        } else {
+            vec![WatchEvent::Resync(self.list(prefix))]
+        };
+        for event in events {
+            let _ = sender.try_send(event);
         }
         self.watchers.push(Watcher {
             prefix: prefix.to_owned(),
             sender,
+            after,
             lagging: false,
         });
         receiver
+    }
+
+    /// Takes a whole state as it was read elsewhere. What lies between is not known, so every watcher gets it, but for those who know
+    /// more already. `restored`: it is not a later state of the same past, so all that was known counts no more.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn replace(&mut self, state: Listing, restored: bool) {
+        if restored {
+            self.undone = self.undone.max(Revision(self.revision.0 + 1));
+        }
+        self.revision = state.revision;
+        self.floor = state.revision;
+        self.history.clear();
+        self.history_bytes = 0;
+        self.entries = state
+            .entries
+            .into_iter()
+            .map(|entry| (entry.key.clone(), entry))
+            .collect();
+        for watcher in &mut self.watchers {
+            if restored || watcher.after < self.revision {
+                watcher.after = Revision(0);
+                watcher.lagging = true;
+            }
+        }
+        self.catch_up();
+    }
+
+    /// Keys that hang on leases, with their revisions.
+    #[cfg(feature = "consul")]
+    pub(crate) fn hanging(&self) -> Vec<(LeaseId, String, Revision)> {
+        self.entries
+            .values()
+            .filter_map(|entry| Some((entry.lease?, entry.key.clone(), entry.mod_revision)))
+            .collect()
+    }
+
+    /// Notes that nothing happened up to this revision.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn advance(&mut self, revision: Revision) {
+        self.revision = self.revision.max(revision);
     }
 
     fn since(&self, prefix: &str, from: Revision) -> Vec<WatchEvent> {

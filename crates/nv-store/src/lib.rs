@@ -1,7 +1,7 @@
 //! Key-value store of nv: one trait, a watch that never silently skips, leases, leader election.
 //!
-//! Backends: [`LocalStore`] in memory or on one file (redb, synced on each commit), and [`RemoteStore`] over any transport. A stranger's
-//! backend is one that passes [`conformance`].
+//! Backends: [`LocalStore`] in memory or on one file (redb, synced on each commit), [`RemoteStore`] over any transport, and for several
+//! processes on one state the `consul` and `etcd` features. A stranger's backend is one that passes [`conformance`].
 //!
 //! ```
 //! use nv_store::{CommitOutcome, Expect, KvStore, LocalStore, Revision, Txn, WatchEvent};
@@ -23,17 +23,34 @@ use async_trait::async_trait;
 pub use nv_types::Revision;
 
 mod check;
+#[cfg(feature = "cluster")]
+mod cluster;
 pub mod conformance;
+#[cfg(feature = "consul")]
+pub mod consul;
 mod disk;
 pub mod election;
 mod engine;
 mod error;
+#[cfg(feature = "etcd")]
+pub mod etcd;
+pub mod history;
 mod local;
+#[cfg(feature = "cluster")]
+mod mirror;
 pub mod remote;
+#[cfg(feature = "test-util")]
+pub mod testing;
 mod types;
 
 pub use check::{MAX_KEY, MAX_OPS, MAX_TXN, check};
+#[cfg(feature = "cluster")]
+pub use cluster::TlsOptions;
+#[cfg(feature = "consul")]
+pub use consul::{ConsulOptions, ConsulStore};
 pub use error::StoreError;
+#[cfg(feature = "etcd")]
+pub use etcd::{EtcdOptions, EtcdStore};
 pub use local::{EmbeddedStore, LocalStore, MemoryStore};
 pub use remote::RemoteStore;
 pub use types::{
