@@ -50,6 +50,9 @@ CONF
 }
 consul || echo "setup: Consul is not to be had from this system's mirror; its tests are skipped by name" >&2
 
+# What captures are held against: libpcap's own filter compiler, and the readers that users open files with.
+install tcpdump tshark wireshark-common
+
 # The pinned toolchain of the kernel programs: core for BPF targets prebuilt, no nightly needed.
 if install rustc-web libstd-rust-web-dev libstd-rust-web-dev-bpf llvm-22-dev; then
   if ! "$tools/bin/bpf-linker" --version 2>/dev/null | grep -q ' 0\.13\.0'; then

@@ -83,6 +83,7 @@ fn main() -> anyhow::Result<()> {
         name: netns.0.clone(),
         target,
         limits,
+        filter: "udp".parse()?,
     })?;
     println!("capture {} runs", capture.id);
 

@@ -15,7 +15,7 @@ use nv_api::grpc::{
 };
 use nv_capture::{
     CaptureError, CaptureId, CaptureInfo, CaptureLimits, CaptureManager, CaptureSpec, CaptureTarget,
-    NetnsRef, StreamChunk,
+    FilterError, NetnsRef, StreamChunk,
 };
 use nv_types::{NodeId, Workload, WorkloadId};
 use std::pin::Pin;
@@ -97,6 +97,8 @@ impl CaptureService {
             dropped: info.dropped,
             start_time: info.started.as_secs(),
             stop_time: info.stopped.as_secs(),
+            files: info.files,
+            filter: info.filter,
         }
     }
 
@@ -162,11 +164,14 @@ impl Capture for CaptureService {
         if request.files != 0 {
             limits.files = request.files;
         }
+        let filter = request
+            .filter
+            .parse()
+            .map_err(|error: FilterError| Status::invalid_argument(format!("filter: {error}")))?;
         let spec = CaptureSpec {
-            workload,
-            name,
-            target,
             limits,
+            filter,
+            ..CaptureSpec::new(workload, name, target)
         };
         let info = self.blocking(move |manager| manager.start(&spec)).await?;
         Ok(Response::new(self.info(info)))

@@ -118,6 +118,7 @@ fn pcapng(frames: &[Vec<u8>], snap: usize) -> Vec<u8> {
             direction: PacketDirection::Unknown,
             original_len: frame.len().try_into().unwrap(),
             data: &frame[..frame.len().min(snap)],
+            ..Packet::default()
         })
         .unwrap();
     }

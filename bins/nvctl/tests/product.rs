@@ -187,8 +187,10 @@ impl Product {
 
 impl Drop for Product {
     fn drop(&mut self) {
-        if let Some(stack) = self.stack.take() {
-            self.runtime.block_on(stack.stop());
+        if let Some(stack) = self.stack.take()
+            && let Err(error) = self.runtime.block_on(stack.stop())
+        {
+            eprintln!("the product did not stop well: {error}");
         }
         if let Err(error) = nv_dp::EbpfDatapath::purge_pins(&self.pins) {
             eprintln!("enforcement is left at {}: {error}", self.pins.display());

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter};
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -113,6 +114,7 @@ pub struct FileRing {
     section: SectionInfo,
     limits: CaptureLimits,
     interfaces: Vec<InterfaceInfo>,
+    names: Vec<(IpAddr, String)>,
     list: Arc<FileList>,
     sink: PcapngSink<BufWriter<File>>,
     index: u64,
@@ -148,6 +150,7 @@ impl FileRing {
             section,
             limits,
             interfaces: Vec::new(),
+            names: Vec::new(),
             list,
             sink,
             index: 0,
@@ -201,6 +204,12 @@ impl FileRing {
         for interface in &self.interfaces {
             self.sink.begin_interface(interface)?;
         }
+        for (address, name) in &self.names {
+            // Packets come first.
+            if self.sink.size_with(None) < self.limits.file_bytes() / 4 {
+                self.sink.name(*address, name)?;
+            }
+        }
         let entry = FileEntry {
             index: self.index,
             visible: 0,
@@ -229,6 +238,17 @@ impl CaptureSink for FileRing {
         self.sink
             .begin_interface(interface)
             .map_err(|error| self.named(error))
+    }
+
+    fn name(&mut self, address: IpAddr, name: &str) -> Result<(), SinkError> {
+        if self.limits.files > 1 {
+            self.names.push((address, name.to_owned()));
+            if self.sink.size_with(None) > self.limits.file_bytes() / 2 {
+                // In the next file.
+                return Ok(());
+            }
+        }
+        self.sink.name(address, name).map_err(|error| self.named(error))
     }
 
     fn write(&mut self, packet: &Packet<'_>) -> Result<(), SinkError> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nv_types::{Timestamp, WorkloadId};
 use serde::{Deserialize, Serialize};
 
-use crate::CaptureTarget;
+use crate::{CaptureTarget, Filter};
 
 /// Number of a capture: 32 hexadecimal digits, random. The only part of a file's name that comes from outside,
 /// which is why nothing else can be parsed.
@@ -204,6 +204,22 @@ pub struct CaptureSpec {
     pub target: CaptureTarget,
     /// Where it stops.
     pub limits: CaptureLimits,
+    /// Packets that are kept.
+    pub filter: Filter,
+}
+
+impl CaptureSpec {
+    /// A capture of every packet, within the default limits.
+    #[must_use]
+    pub fn new(workload: WorkloadId, name: impl Into<String>, target: CaptureTarget) -> Self {
+        Self {
+            workload,
+            name: name.into(),
+            target,
+            limits: CaptureLimits::default(),
+            filter: Filter::all(),
+        }
+    }
 }
 
 /// Life of a capture.
@@ -245,6 +261,12 @@ pub struct CaptureInfo {
     pub workload: WorkloadId,
     /// The workload's name.
     pub name: String,
+    /// Text of its filter; empty for every packet.
+    #[serde(default)]
+    pub filter: String,
+    /// Files that it has now.
+    #[serde(default)]
+    pub files: u32,
     /// Life.
     pub status: CaptureStatus,
     /// Why it ended, in words; empty while it runs.

@@ -22,6 +22,7 @@
 //!     direction: PacketDirection::Outbound,
 //!     original_len: 1_500,
 //!     data: &[0xab; 60],
+//!     ..Packet::default()
 //! })?;
 //! sink.finish(&[], Timestamp(2_000_000_000))?;
 //!
@@ -33,9 +34,12 @@
 //! ```
 
 mod files;
+mod filter;
 mod format;
+mod headers;
 mod info;
 mod manager;
+mod notes;
 mod packet;
 mod session;
 mod sink;
@@ -44,13 +48,18 @@ mod stream;
 mod sys;
 
 pub use files::FileRing;
-pub use format::{PacketReader, PcapngSink, ReadError, SectionInfo, read_file};
+pub use filter::{
+    Annotator, Filter, FilterError, FlowNote, Instruction, InvalidProgram, MAX_INSTRUCTIONS, Party, Program,
+};
+pub use format::{PacketReader, PacketView, PcapSink, PcapngSink, ReadError, SectionInfo, read_file};
+pub use headers::Headers;
 pub use info::{
     CaptureId, CaptureInfo, CaptureLimits, CaptureSpec, CaptureStatus, InvalidCaptureId, InvalidLimits,
 };
 pub use manager::{CaptureConfig, CaptureError, CaptureManager};
+pub use notes::Selection;
 pub use packet::{CapturedPacket, InterfaceInfo, InterfaceTotals, LinkType, Packet, PacketDirection};
-pub use session::{SessionControl, SessionEnd, SessionError, SessionProgress, run_session};
+pub use session::{SessionControl, SessionEnd, SessionError, SessionProgress, run_selected, run_session};
 pub use sink::{CaptureSink, RingSink, SinkError};
 pub use source::{
     AfPacketSource, CaptureTarget, EachPacket, FileSource, NetnsRef, PacketSource, SourceError, SourceState,

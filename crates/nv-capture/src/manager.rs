@@ -1,6 +1,7 @@
 //! Runs captures and owns their folder.
 
 mod folder;
+mod job;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,10 +15,12 @@ use nv_types::{Timestamp, WorkloadId};
 use crate::files::FileList;
 use crate::session::now;
 use crate::{
-    AfPacketSource, CaptureId, CaptureInfo, CaptureLimits, CaptureSpec, CaptureStatus, CaptureStream,
-    FileRing, InvalidLimits, PacketSource, SectionInfo, SessionControl, SinkError, SourceError, run_session,
+    AfPacketSource, Annotator, CaptureId, CaptureInfo, CaptureLimits, CaptureSpec, CaptureStatus,
+    CaptureStream, FileRing, Filter, InvalidLimits, PacketSource, SectionInfo, Selection, SessionControl,
+    SinkError, SourceError,
 };
 use folder::Folder;
+use job::Job;
 
 /// How long a stopped capture may take to write its end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,6 +36,8 @@ pub struct CaptureConfig {
     pub max_captures: usize,
     /// Captures that run at the same time: each holds 4 MiB of packet ring.
     pub max_running: usize,
+    /// Node, as files tell it; empty for none.
+    pub node: String,
 }
 
 impl CaptureConfig {
@@ -44,6 +49,7 @@ impl CaptureConfig {
             max_disk_bytes: 1 << 30,
             max_captures: 64,
             max_running: 8,
+            node: String::new(),
         }
     }
 }
@@ -132,6 +138,7 @@ impl Capture {
     fn info(&self) -> CaptureInfo {
         let mut info = self.lock().clone();
         info.bytes = self.list.bytes();
+        info.files = u32::try_from(self.list.lock().files.len()).unwrap_or(u32::MAX);
         info
     }
 
@@ -144,6 +151,7 @@ impl Capture {
 struct Shared {
     config: CaptureConfig,
     folder: Folder,
+    annotator: Option<Arc<dyn Annotator>>,
     captures: Mutex<BTreeMap<CaptureId, Arc<Capture>>>,
 }
 
@@ -158,6 +166,18 @@ impl CaptureManager {
     /// # Errors
     /// [`CaptureError::FolderInUse`], or what could not be done with the folder.
     pub fn open(config: CaptureConfig) -> Result<Self, CaptureError> {
+        Self::open_with(config, None)
+    }
+
+    /// Does as [`Self::open`], with somebody who knows names and verdicts: filters may use words of nv then, and files tell
+    /// what was decided.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with(
+        config: CaptureConfig,
+        annotator: Option<Arc<dyn Annotator>>,
+    ) -> Result<Self, CaptureError> {
         let folder = Folder::open(&config.directory)?;
         let found = folder.load()?.into_iter().map(|(info, files)| {
             let capture = Capture {
@@ -171,6 +191,7 @@ impl CaptureManager {
         Ok(Self(Arc::new(Shared {
             config,
             folder,
+            annotator,
             captures,
         })))
     }
@@ -183,11 +204,13 @@ impl CaptureManager {
         let limits = spec.limits.checked()?;
         self.check_room(&self.lock(), limits)?;
         let source =
-            AfPacketSource::open(&spec.target, limits.snap_len).map_err(|source| CaptureError::Source {
-                workload: spec.workload.clone(),
-                source,
+            AfPacketSource::open_filtered(&spec.target, limits.snap_len, &spec.filter).map_err(|source| {
+                CaptureError::Source {
+                    workload: spec.workload.clone(),
+                    source,
+                }
             })?;
-        self.start_from(spec, Box::new(source))
+        self.run(spec, Box::new(source), !spec.filter.needs_annotator())
     }
 
     /// Starts to capture from any source, as [`Self::start`] does; the spec's target is not looked at.
@@ -199,6 +222,16 @@ impl CaptureManager {
         spec: &CaptureSpec,
         source: Box<dyn PacketSource>,
     ) -> Result<CaptureInfo, CaptureError> {
+        self.run(spec, source, false)
+    }
+
+    /// `filtered`: the source gives packets of the filter only.
+    fn run(
+        &self,
+        spec: &CaptureSpec,
+        source: Box<dyn PacketSource>,
+        filtered: bool,
+    ) -> Result<CaptureInfo, CaptureError> {
         let limits = spec.limits.checked()?;
         let mut captures = self.lock();
         self.check_room(&captures, limits)?;
@@ -208,6 +241,8 @@ impl CaptureManager {
             id,
             workload: spec.workload.clone(),
             name: spec.name.clone(),
+            filter: spec.filter.to_string(),
+            files: 1,
             status: CaptureStatus::Running,
             detail: String::new(),
             packets: 0,
@@ -218,7 +253,7 @@ impl CaptureManager {
             stopped: Timestamp(0),
         };
         self.0.folder.save(&info)?;
-        let section = SectionInfo::new(&spec.name, format!("capture {id} of workload {}", spec.workload));
+        let section = self.section(spec, id);
         let ring = FileRing::create(&self.0.config.directory, id, section, limits)
             .inspect_err(|_| self.0.folder.remove(id, &mut std::iter::once(0)))?;
         let capture = Arc::new(Capture {
@@ -230,6 +265,14 @@ impl CaptureManager {
             shared: Arc::clone(&self.0),
             capture: Arc::clone(&capture),
             limits,
+            selection: Selection {
+                filter: if filtered {
+                    Filter::all()
+                } else {
+                    spec.filter.clone()
+                },
+                annotator: self.0.annotator.clone(),
+            },
             source,
             ring,
         };
@@ -331,6 +374,21 @@ impl CaptureManager {
         }
     }
 
+    /// What the files of a capture say of themselves.
+    fn section(&self, spec: &CaptureSpec, id: CaptureId) -> SectionInfo {
+        let mut comment = format!("capture {id} of workload {}", spec.workload);
+        if !self.0.config.node.is_empty() {
+            comment.push_str(&format!("; node {}", self.0.config.node));
+        }
+        if !spec.filter.is_all() {
+            comment.push_str(&format!("; filter {}", spec.filter));
+        }
+        SectionInfo {
+            filter: spec.filter.to_string(),
+            ..SectionInfo::new(&spec.name, comment)
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<CaptureId, Arc<Capture>>> {
         self.0.captures.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -366,78 +424,4 @@ impl CaptureManager {
         }
         Ok(())
     }
-}
-
-/// A session on its thread.
-struct Job {
-    shared: Arc<Shared>,
-    capture: Arc<Capture>,
-    limits: CaptureLimits,
-    source: Box<dyn PacketSource>,
-    ring: FileRing,
-}
-
-impl Job {
-    fn run(mut self) {
-        let ending = Ending {
-            shared: self.shared,
-            capture: Arc::clone(&self.capture),
-        };
-        let capture = &self.capture;
-        let outcome = run_session(
-            self.source.as_mut(),
-            &mut self.ring,
-            &self.limits,
-            &capture.control,
-            &mut |sums| {
-                let mut info = capture.lock();
-                (info.packets, info.dropped) = (sums.packets, sums.dropped);
-            },
-        );
-        // The socket keeps the workload's namespace alive: close it before anybody hears that the capture is over.
-        drop(self.source);
-        let mut info = capture.lock();
-        (info.status, info.detail) = match outcome {
-            Ok(end) => (CaptureStatus::Stopped, end.to_string()),
-            Err(error) => (CaptureStatus::Failed, describe(&error)),
-        };
-        tracing::info!(capture = %info.id, packets = info.packets, status = %info.status, detail = %info.detail,
-            "capture ended");
-        drop(info);
-        drop(ending);
-    }
-}
-
-/// Marks the capture as ended, also when its thread broke off, so that nobody waits for it in vain.
-struct Ending {
-    shared: Arc<Shared>,
-    capture: Arc<Capture>,
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        let mut info = self.capture.lock();
-        if info.status == CaptureStatus::Running {
-            (info.status, info.detail) = (CaptureStatus::Failed, "the capture's thread broke off".into());
-        }
-        info.stopped = now();
-        info.bytes = self.capture.list.bytes();
-        let info = info.clone();
-        if let Err(error) = self.shared.folder.save(&info) {
-            tracing::warn!(capture = %info.id, error = describe(&error), "the capture's end could not be noted");
-        }
-        self.capture.list.update(|state| state.ended = true);
-    }
-}
-
-/// The error with its causes, in one line.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }

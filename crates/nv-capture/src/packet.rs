@@ -1,6 +1,6 @@
 //! Packets and the interfaces that they were seen on.
 
-use nv_types::{MacAddr, Timestamp};
+use nv_types::{MacAddr, Timestamp, Verdict};
 use std::sync::Arc;
 
 /// Which way a packet went, seen from the interface it was captured on.
@@ -24,10 +24,23 @@ impl LinkType {
     pub const ETHERNET: Self = Self(1);
     /// Starts with the IP header: tunnels without a link layer.
     pub const RAW: Self = Self(101);
+    /// Starts with the IPv4 header.
+    pub const IPV4: Self = Self(228);
+    /// Starts with the IPv6 header.
+    pub const IPV6: Self = Self(229);
+    /// BSD loopback: 4 bytes of address family.
+    pub const NULL: Self = Self(0);
+    /// Linux cooked capture: captures of any interface, 16 bytes of header.
+    pub const LINUX_SLL: Self = Self(113);
+    /// The second version of it, 20 bytes of header.
+    pub const LINUX_SLL2: Self = Self(276);
+
+    /// What a filter's program says of a packet that it keeps.
+    pub(crate) const KEEP: u32 = 262_144;
 }
 
 /// A packet as it passes from a source to a sink, its bytes borrowed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Packet<'a> {
     /// When the kernel saw it.
     pub timestamp: Timestamp,
@@ -39,6 +52,12 @@ pub struct Packet<'a> {
     pub original_len: u32,
     /// Its first bytes, link-layer header included.
     pub data: &'a [u8],
+    /// Its number in the capture, from 1; 0 when it has none.
+    pub id: u64,
+    /// What the datapath decides of its flow, when that is known.
+    pub verdict: Option<Verdict>,
+    /// What else is to be told of it.
+    pub comment: Option<&'a str>,
 }
 
 /// A packet with bytes of its own, as files are read back.
@@ -56,6 +75,10 @@ pub struct CapturedPacket {
     pub original_len: u32,
     /// Its first bytes.
     pub data: Vec<u8>,
+    /// Its number in the capture.
+    pub id: Option<u64>,
+    /// What was done with it: [`Verdict::Deny`] when it was dropped, [`Verdict::Allow`] when it was let pass.
+    pub verdict: Option<Verdict>,
     /// Comment in the file.
     pub comment: Option<String>,
 }

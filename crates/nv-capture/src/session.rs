@@ -1,21 +1,27 @@
 //! One capture: packets from a source to a sink until somebody stops it, a limit is reached or the source ends.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nv_types::Timestamp;
 
+use crate::notes::{Note, Notes};
 use crate::{
-    CaptureLimits, CaptureSink, InterfaceInfo, InterfaceTotals, Packet, PacketSource, SinkError, SourceError,
-    SourceState,
+    CaptureLimits, CaptureSink, InterfaceInfo, InterfaceTotals, Packet, PacketSource, Selection, SinkError,
+    SourceError, SourceState,
 };
 
 /// How long a session waits for packets before it looks at its clock and its stop mark.
 const TICK: Duration = Duration::from_millis(100);
 /// What a stopped session waits for packets that the kernel holds back to fill a block.
 const DRAIN: Duration = Duration::from_millis(50);
+
+/// Bytes of the longest block with a name.
+const MAX_NAME: u64 = 1100;
 
 /// Stops a session from another thread.
 #[derive(Debug, Default)]
@@ -92,11 +98,32 @@ pub fn run_session(
     control: &SessionControl,
     on_progress: &mut dyn FnMut(SessionProgress),
 ) -> Result<SessionEnd, SessionError> {
+    run_selected(source, sink, limits, &Selection::all(), control, on_progress)
+}
+
+/// Does as [`run_session`] with the packets of a selection, which are kept with what is known of them: number, verdict, names.
+///
+/// # Errors
+/// As [`run_session`].
+pub fn run_selected(
+    source: &mut dyn PacketSource,
+    sink: &mut dyn CaptureSink,
+    limits: &CaptureLimits,
+    selection: &Selection,
+    control: &SessionControl,
+    on_progress: &mut dyn FnMut(SessionProgress),
+) -> Result<SessionEnd, SessionError> {
     let mut session = Session {
         sink,
         limits,
         control,
+        selection,
+        notes: selection
+            .annotator
+            .as_ref()
+            .map(|annotator| Notes::new(Arc::clone(annotator))),
         totals: Vec::new(),
+        places: BTreeMap::new(),
         packets: 0,
         outcome: None,
     };
@@ -129,7 +156,11 @@ struct Session<'a> {
     sink: &'a mut dyn CaptureSink,
     limits: &'a CaptureLimits,
     control: &'a SessionControl,
+    selection: &'a Selection,
+    notes: Option<Notes>,
     totals: Vec<InterfaceTotals>,
+    /// The source's number of an interface to the sink's.
+    places: BTreeMap<u32, usize>,
     packets: u64,
     outcome: Option<Result<SessionEnd, SinkError>>,
 }
@@ -188,22 +219,48 @@ impl Session<'_> {
         packet: &Packet<'_>,
         interface: &InterfaceInfo,
     ) -> Result<Option<SessionEnd>, SinkError> {
-        let place = usize::try_from(packet.interface).unwrap_or(usize::MAX);
-        if place == self.totals.len() {
-            self.sink.begin_interface(interface)?;
-            self.totals.push(InterfaceTotals::default());
+        let Selection { filter, annotator } = self.selection;
+        if !filter.is_all() && !filter.judge(packet, interface.link, annotator.as_deref()) {
+            return Ok(None);
         }
+        // The sink numbers interfaces by their first packet that is kept.
+        let place = match self.places.get(&packet.interface) {
+            Some(place) => *place,
+            None => {
+                self.sink.begin_interface(interface)?;
+                self.totals.push(InterfaceTotals::default());
+                self.places.insert(packet.interface, self.totals.len() - 1);
+                self.totals.len() - 1
+            }
+        };
         let Some(totals) = self.totals.get_mut(place) else {
             return Err(SinkError::UnknownInterface(packet.interface));
         };
         totals.received += 1;
         let snap_len = usize::try_from(self.limits.snap_len).unwrap_or(usize::MAX);
         let packet = Packet {
+            interface: u32::try_from(place).unwrap_or(u32::MAX),
             data: packet.data.get(..snap_len).unwrap_or(packet.data),
             ..*packet
         };
+        let note = match &mut self.notes {
+            Some(notes) => notes.of(&packet, interface.link),
+            None => Note::default(),
+        };
+        let packet = Packet {
+            id: note.id,
+            verdict: note.verdict,
+            comment: note.comment.as_deref(),
+            ..packet
+        };
         if self.sink.size_with(Some(&packet)) > self.limits.max_bytes {
             return Ok(Some(SessionEnd::ByteLimit));
+        }
+        for (address, name) in &note.names {
+            // Names are a courtesy: packets come first.
+            if self.sink.size_with(Some(&packet)) + MAX_NAME < self.limits.max_bytes {
+                self.sink.name(*address, name)?;
+            }
         }
         self.sink.write(&packet)?;
         totals.kept += 1;

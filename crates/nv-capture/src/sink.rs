@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use nv_types::Timestamp;
@@ -44,6 +45,14 @@ pub trait CaptureSink {
     /// # Errors
     /// When it cannot be written; the sink is not usable any more.
     fn write(&mut self, packet: &Packet<'_>) -> Result<(), SinkError>;
+
+    /// Tells of an address's name.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn name(&mut self, _address: IpAddr, _name: &str) -> Result<(), SinkError> {
+        Ok(())
+    }
 
     /// Bytes that the sink would hold if it took this packet (or none) and were finished right after.
     fn size_with(&self, packet: Option<&Packet<'_>>) -> u64;
@@ -123,7 +132,9 @@ impl CaptureSink for RingSink {
             direction: packet.direction,
             original_len: packet.original_len,
             data: packet.data.to_vec(),
-            comment: None,
+            id: (packet.id != 0).then_some(packet.id),
+            verdict: packet.verdict,
+            comment: packet.comment.map(ToOwned::to_owned),
         });
         while self.packets.len() > 1 && (self.packets.len() > self.max_packets || self.bytes > self.max_bytes)
         {
@@ -170,6 +181,7 @@ mod tests {
             direction: PacketDirection::Inbound,
             original_len: 100,
             data,
+            ..Packet::default()
         };
         for n in 0..5 {
             ring.write(&packet(n, &[0; 100])).unwrap();

@@ -15,7 +15,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nv_types::MacAddr;
 
-use crate::LinkType;
+use crate::{LinkType, Program};
 
 /// Bytes of a block: more than the longest packet of a veth (64 KiB segments), so that none is cut short.
 const BLOCK: usize = 256 << 10;
@@ -248,22 +248,18 @@ pub(crate) fn enter_netns(netns: &File) -> io::Result<()> {
     nix::sched::setns(netns, nix::sched::CloneFlags::CLONE_NEWNET).map_err(io::Error::from)
 }
 
-/// Keeps `snap_len` bytes of a packet, and none of the loopback interface (index 1 in every namespace) if asked.
-pub(crate) fn set_filter(socket: &OwnedFd, skip_loopback: bool, snap_len: u32) -> io::Result<()> {
-    const LOAD_WORD: u16 = 0x20;
-    const JUMP_EQUAL: u16 = 0x15;
-    const RETURN: u16 = 0x06;
-    let op = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
-    let interface = (libc::SKF_AD_OFF + libc::SKF_AD_IFINDEX).cast_unsigned();
-    let mut program = Vec::new();
-    if skip_loopback {
-        program.extend([
-            op(LOAD_WORD, 0, 0, interface),
-            op(JUMP_EQUAL, 0, 1, 1),
-            op(RETURN, 0, 0, 0),
-        ]);
-    }
-    program.push(op(RETURN, 0, 0, snap_len));
+/// Has the kernel run this program on each packet of the socket.
+pub(crate) fn set_filter(socket: &OwnedFd, program: &Program) -> io::Result<()> {
+    let mut program: Vec<_> = program
+        .instructions()
+        .iter()
+        .map(|i| libc::sock_filter {
+            code: i.code,
+            jt: i.jt,
+            jf: i.jf,
+            k: i.k,
+        })
+        .collect();
     let length = u16::try_from(program.len()).map_err(io::Error::other)?;
     let filter = libc::sock_fprog {
         len: length,

@@ -24,6 +24,7 @@ fn packet(n: u64, data: &[u8]) -> Packet<'_> {
         ][n as usize % 3],
         original_len: data.len() as u32 + 7,
         data,
+        ..Packet::default()
     }
 }
 
@@ -222,6 +223,7 @@ proptest! {
             direction: PacketDirection::Outbound,
             original_len: data.len() as u32 + more,
             data: &data,
+            ..Packet::default()
         };
         sink.write(&packet).unwrap();
         let (packets, error) = read(&sink.into_inner());

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use nv_capture::{
     CaptureConfig, CaptureError, CaptureInfo, CaptureLimits, CaptureManager, CaptureSpec, CaptureStatus,
-    CaptureTarget, EachPacket, InterfaceInfo, LinkType, NetnsRef, Packet, PacketDirection, PacketReader,
-    PacketSource, SourceError, SourceState, SourceStats, StreamChunk,
+    CaptureTarget, EachPacket, Filter, InterfaceInfo, LinkType, NetnsRef, Packet, PacketDirection,
+    PacketReader, PacketSource, SourceError, SourceState, SourceStats, StreamChunk,
 };
 use nv_types::{Timestamp, WorkloadId};
 
@@ -42,6 +42,7 @@ impl PacketSource for Fed {
             direction: PacketDirection::Inbound,
             original_len: data.len() as u32,
             data: &data,
+            ..Packet::default()
         };
         let _ = each(&packet, &InterfaceInfo::new("eth0", LinkType::ETHERNET));
         Ok(SourceState::Open)
@@ -66,6 +67,7 @@ fn spec(limits: CaptureLimits) -> CaptureSpec {
         name: "web".into(),
         target: CaptureTarget::netns(NetnsRef::Own),
         limits,
+        filter: Filter::all(),
     }
 }
 
@@ -416,6 +418,10 @@ fn a_restart_takes_over_and_names_what_broke_off() {
         wait(&manager, &broken, ended);
         drop(manager);
         std::fs::write(&description, running).unwrap();
+        // And half a block at the end of its file.
+        let path = folder.path().join(format!("{}.0.pcapng", broken.id));
+        let mut file = std::fs::OpenOptions::new().append(true).open(path).unwrap();
+        std::io::Write::write_all(&mut file, &[6, 0, 0, 0, 80, 0, 0, 0, 1, 2]).unwrap();
     }
     let orphan = format!("{}.3.pcapng", "ab".repeat(16));
     std::fs::write(folder.path().join(&orphan), b"x").unwrap();
@@ -443,6 +449,11 @@ fn a_restart_takes_over_and_names_what_broke_off() {
             .count(),
         1
     );
+    // What broke off is whole up to its last block.
+    let whole: Result<Vec<_>, _> = PacketReader::new(manager.read(broken.id, false).unwrap())
+        .unwrap()
+        .collect();
+    assert_eq!(whole.unwrap().len(), 0);
     let names = names(folder.path());
     assert!(
         !names.contains(&orphan) && names.contains("notes.txt"),

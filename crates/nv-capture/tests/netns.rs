@@ -7,20 +7,22 @@
     reason = "a test fails by panic, and its numbers are small"
 )]
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use etherparse::{SlicedPacket, TransportSlice};
 use nv_capture::{
-    AfPacketSource, CaptureConfig, CaptureError, CaptureInfo, CaptureLimits, CaptureManager, CaptureSpec,
-    CaptureStatus, CaptureTarget, CapturedPacket, NetnsRef, PacketDirection, PacketReader, RingSink,
-    SessionControl, SessionEnd, SourceError, run_session,
+    AfPacketSource, Annotator, CaptureConfig, CaptureError, CaptureInfo, CaptureLimits, CaptureManager,
+    CaptureSpec, CaptureStatus, CaptureTarget, CapturedPacket, Filter, FlowNote, Headers, LinkType, NetnsRef,
+    PacketDirection, PacketReader, Party, RingSink, SessionControl, SessionEnd, SourceError, run_session,
 };
-use nv_types::WorkloadId;
+use nv_types::{Decision, Reason, RuleId, Verdict, WorkloadId};
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
@@ -123,6 +125,7 @@ fn spec(target: CaptureTarget, limits: CaptureLimits) -> CaptureSpec {
         name: "server".into(),
         target,
         limits,
+        filter: Filter::all(),
     }
 }
 
@@ -420,4 +423,153 @@ fn one_interface_by_name_and_by_process_id() {
     holder.wait().unwrap();
     let info = wait(&manager, &info, |info| info.status != CaptureStatus::Running);
     assert_eq!(info.detail, "the workload's network namespace is gone");
+}
+
+/// A datagram to this port with a VLAN tag.
+fn tagged(vlan: u16, port: u16) -> Vec<u8> {
+    let mut frame = Vec::new();
+    etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], [0xff; 6])
+        .single_vlan(etherparse::VlanId::try_new(vlan).unwrap())
+        .ipv4(CLIENT.octets(), SERVER.octets(), 64)
+        .udp(5555, port)
+        .write(&mut frame, &[2; 64])
+        .unwrap();
+    frame
+}
+
+/// Sends a frame as it is out of an interface of this thread's namespace.
+#[allow(unsafe_code, reason = "packet sockets have no safe interface")]
+fn send_frame(interface: &str, frame: &[u8]) {
+    let protocol = i32::from((libc::ETH_P_ALL as u16).to_be());
+    let index = nix::net::if_::if_nametoindex(interface).unwrap();
+    // SAFETY: takes no pointers.
+    let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol) };
+    assert!(socket >= 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: a new descriptor that nobody else owns.
+    let socket = unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(socket) };
+    // SAFETY: all-zero bytes are a valid `sockaddr_ll`.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_ifindex = index as i32;
+    // SAFETY: both pointers and lengths describe values that outlive the call.
+    let sent = unsafe {
+        libc::sendto(
+            std::os::fd::AsRawFd::as_raw_fd(&socket),
+            frame.as_ptr().cast(),
+            frame.len(),
+            0,
+            std::ptr::from_ref(&address).cast(),
+            size_of::<libc::sockaddr_ll>() as u32,
+        )
+    };
+    assert_eq!(sent, frame.len() as isize, "{}", std::io::Error::last_os_error());
+}
+
+/// Knows the pair of a test, and that everything on port 9001 is denied.
+#[derive(Debug)]
+struct Facts;
+
+impl Annotator for Facts {
+    fn party(&self, address: IpAddr) -> Option<Arc<Party>> {
+        let workload = if address == CLIENT { "web" } else { "db" }.to_owned();
+        (address == CLIENT || address == SERVER).then(|| {
+            Arc::new(Party {
+                workload,
+                groups: vec!["shop".into()],
+                ..Party::default()
+            })
+        })
+    }
+
+    fn flow(&self, headers: &Headers) -> Option<FlowNote> {
+        let denied = headers.destination_port == 9001;
+        let verdict = if denied { Verdict::Deny } else { Verdict::Allow };
+        Some(FlowNote {
+            decision: Decision {
+                verdict,
+                reason: Reason::Rule,
+                rule: RuleId(10_002),
+            },
+            application: None,
+        })
+    }
+}
+
+#[test]
+fn filters_hold_in_the_kernel_and_with_words_of_nv() {
+    needs_root!("filters_hold_in_the_kernel_and_with_words_of_nv");
+    let pair = Pair::new("f");
+    let folder = tempfile::tempdir().unwrap();
+    let config = CaptureConfig {
+        max_running: 32,
+        ..CaptureConfig::new(folder.path())
+    };
+    let manager = CaptureManager::open_with(config, Some(Arc::new(Facts))).unwrap();
+    let long: Vec<_> = (0..160)
+        .map(|n| format!("host 10.0.{}.{}", n / 200, n % 200))
+        .collect();
+    let long = format!("udp dst port 9000 or {}", long.join(" or "));
+    let cases: Vec<(&str, BTreeSet<u16>)> = vec![
+        ("", [9000, 9001, 9005].into()),
+        ("udp dst port 9000", [9000].into()),
+        ("udp and not dst port 9000", [9001].into()),
+        ("vlan 5 and udp", [9005].into()),
+        ("vlan 6", [].into()),
+        ("udp and not vlan", [9000, 9001].into()),
+        (&long, [9000].into()),
+        ("verdict deny and udp", [9001].into()),
+        ("src workload web and not verdict deny and udp", [9000].into()),
+        ("dst workload web and udp", [].into()),
+        ("group shop and dst port 9000", [9000].into()),
+        ("inbound and udp port 9000", [9000].into()),
+        ("outbound and udp", [].into()),
+        ("rule 10002 and udp dst port 9001 or vlan 6", [9001].into()),
+    ];
+    let running: Vec<_> = cases
+        .iter()
+        .map(|(filter, ports)| {
+            let target = CaptureTarget {
+                interface: Some("eth0".into()),
+                ..pair.target()
+            };
+            let spec = CaptureSpec {
+                filter: filter.parse().unwrap(),
+                ..spec(
+                    target,
+                    CaptureLimits {
+                        max_bytes: 1 << 20,
+                        ..CaptureLimits::default()
+                    },
+                )
+            };
+            (manager.start(&spec).unwrap(), filter, ports)
+        })
+        .collect();
+    let sender = inside(&pair.client, || {
+        let udp = UdpSocket::bind(("0.0.0.0", 0)).unwrap();
+        udp.send_to(&[0; 64], (SERVER, 9000)).unwrap();
+        udp.send_to(&[1; 64], (SERVER, 9001)).unwrap();
+        // The kernel takes the tag out of the packet and keeps it beside it: `vlan` must see it all the same.
+        send_frame("eth0", &tagged(5, 9005));
+    });
+    sender.join().unwrap();
+    thread::sleep(Duration::from_millis(300));
+    for (info, filter, ports) in running {
+        let stopped = manager.stop(info.id).unwrap();
+        assert_eq!(stopped.filter, **filter);
+        let found: BTreeSet<u16> = packets(&manager, &info)
+            .iter()
+            .filter_map(|packet| {
+                let headers = Headers::parse(LinkType::ETHERNET, &packet.data)?;
+                // What is not denied says so too, and each flow has its story once.
+                assert_eq!(
+                    packet.verdict == Some(Verdict::Deny),
+                    headers.destination_port == 9001
+                );
+                (headers.proto.0 == 17 && headers.destination_port != 0).then_some(headers.destination_port)
+            })
+            .filter(|port| (9000..=9005).contains(port))
+            .collect();
+        assert_eq!(found, *ports, "{filter}");
+    }
 }

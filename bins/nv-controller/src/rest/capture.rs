@@ -87,7 +87,7 @@ fn sniffer(info: grpc::CaptureInfo) -> Sniffer {
         id: format!("{}:{}", info.id, info.node),
         enforcer_id: info.node,
         container_id: info.workload,
-        file_number: 1,
+        file_number: info.files,
         size: info.bytes,
         status: info.status,
         args: info.detail,
@@ -153,9 +153,6 @@ pub(super) async fn start(
         .f_workload
         .ok_or_else(|| ApiError::invalid("f_workload: name the workload in the query"))?;
     let args = body.sniffer;
-    if !args.filter.is_empty() {
-        return Err(ApiError::invalid("sniffer.filter: filters are not supported yet"));
-    }
     let files = if args.file_number == 0 {
         DEFAULT_FILES
     } else {
@@ -182,6 +179,7 @@ pub(super) async fn start(
         max_packets: 0,
         snap_len: 0,
         files: 1,
+        filter: args.filter,
     };
     let info = agent(&app, &node)
         .await?

@@ -32,6 +32,8 @@ fn capture() -> grpc::CaptureInfo {
         dropped: 1,
         start_time: 1_700_000_000,
         stop_time: 0,
+        files: 1,
+        filter: "tcp port 80".into(),
     }
 }
 

@@ -11,7 +11,8 @@ pub struct SnifferArgs {
     pub file_number: u32,
     /// Seconds; 0: until stopped.
     pub duration: u32,
-    /// Must be empty: filters are not there yet.
+    /// Which packets: the language of pcap-filter(7), with nv's words `workload`, `group`, `service`, `namespace`, `verdict`,
+    /// `app`, `rule`, `inbound` and `outbound`; empty for all.
     pub filter: String,
 }
 

@@ -12,7 +12,7 @@ use nix::fcntl::{Flock, FlockArg};
 use super::CaptureError;
 use crate::files::{FileEntry, create_file, file_path, open_file};
 use crate::session::now;
-use crate::{CaptureId, CaptureInfo, CaptureStatus};
+use crate::{CaptureId, CaptureInfo, CaptureStatus, PacketReader};
 
 /// Longest description of a capture.
 const MAX_DESCRIPTION: u64 = 64 << 10;
@@ -128,12 +128,16 @@ impl Folder {
         }
         let mut found = Vec::new();
         for (id, mut info) in infos {
-            let files: VecDeque<_> = files.remove(&id).unwrap_or_default().into_values().collect();
+            let mut files: VecDeque<_> = files.remove(&id).unwrap_or_default().into_values().collect();
             info.bytes = files.iter().map(|file| file.visible).sum();
             if info.status == CaptureStatus::Running {
                 info.status = CaptureStatus::Failed;
                 info.detail = "the process that made it ended before the capture did".into();
                 info.stopped = now();
+                if let Some(newest) = files.back_mut() {
+                    newest.visible = repair(&file_path(&self.path, id, newest.index), newest.visible);
+                }
+                info.bytes = files.iter().map(|file| file.visible).sum();
                 self.save(&info)?;
             }
             found.push((info, files));
@@ -183,6 +187,32 @@ impl Folder {
             tracing::warn!(path = %path.display(), %error, "cannot remove a file of the capture folder");
         }
     }
+}
+
+/// Cuts a file that was being written when its process died after its last whole block, so that any reader takes it.
+/// Gives its length.
+fn repair(path: &Path, length: u64) -> u64 {
+    let whole = open_file(path)
+        .ok()
+        .and_then(|file| PacketReader::new(file).ok())
+        .map_or(0, |mut reader| {
+            while let Ok(Some(_)) = reader.next_view() {}
+            reader.offset()
+        });
+    let cut = || {
+        OpenOptions::new()
+            .write(true)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(path)?
+            .set_len(whole)
+    };
+    if whole < length
+        && let Err(error) = cut()
+    {
+        tracing::warn!(path = %path.display(), %error, "cannot cut a capture that broke off");
+        return length;
+    }
+    whole
 }
 
 fn read_description(path: &Path, id: CaptureId) -> io::Result<CaptureInfo> {

@@ -11,7 +11,7 @@ use nv_types::Timestamp;
 use super::netns::Netns;
 use super::{CaptureTarget, EachPacket, PacketSource, SourceError, SourceState, SourceStats};
 use crate::sys::{self, RawPacket, Ring};
-use crate::{CaptureLimits, InterfaceInfo, Packet, PacketDirection};
+use crate::{CaptureLimits, Filter, InterfaceInfo, Packet, PacketDirection};
 
 /// Interfaces that are told apart; packets of further ones count as dropped.
 const MAX_INTERFACES: usize = 256;
@@ -38,6 +38,9 @@ pub struct AfPacketSource {
     stats: SourceStats,
     scratch: Vec<u8>,
     looked: Instant,
+    /// For packets that the kernel could not judge: those whose tag it had taken out, or all of them.
+    filter: Option<Filter>,
+    judge_all: bool,
 }
 
 impl AfPacketSource {
@@ -49,6 +52,19 @@ impl AfPacketSource {
     /// [`SourceError::Netns`] or [`SourceError::OtherNetns`] when the namespace is not there,
     /// [`SourceError::NoInterface`], or the system call that failed.
     pub fn open(target: &CaptureTarget, snap_len: u32) -> Result<Self, SourceError> {
+        Self::open_filtered(target, snap_len, &Filter::all())
+    }
+
+    /// Opens the source for packets of a filter, which the kernel runs before it copies a packet. What words of nv ask
+    /// is left to [`crate::run_selected`].
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_filtered(
+        target: &CaptureTarget,
+        snap_len: u32,
+        filter: &Filter,
+    ) -> Result<Self, SourceError> {
         let netns = Netns::open(target)?;
         let socket = socket_in(&netns)?;
         let failed = |action| move |source| SourceError::System { action, source };
@@ -64,7 +80,15 @@ impl AfPacketSource {
         } else {
             snap_len
         };
-        sys::set_filter(&socket, bound.is_none(), snap_len).map_err(failed("set the socket's filter"))?;
+        // A program that is longer than the kernel takes runs here, on every packet.
+        let in_kernel = filter.socket_program(bound.is_none(), snap_len);
+        let program = match &in_kernel {
+            Some(program) => Some(program.clone()),
+            None => Filter::all().socket_program(bound.is_none(), snap_len),
+        };
+        let program = program
+            .ok_or_else(|| failed("make the socket's filter")(std::io::ErrorKind::InvalidInput.into()))?;
+        sys::set_filter(&socket, &program).map_err(failed("set the socket's filter"))?;
         let ring = Ring::new(socket).map_err(failed("make the packet ring"))?;
         ring.bind(bound.unwrap_or(0))
             .map_err(failed("bind the packet socket"))?;
@@ -77,6 +101,8 @@ impl AfPacketSource {
             stats: SourceStats::default(),
             scratch: Vec::new(),
             looked: Instant::now(),
+            filter: (!filter.is_all() && !filter.needs_annotator()).then(|| filter.clone()),
+            judge_all: in_kernel.is_none(),
         })
     }
 
@@ -185,10 +211,18 @@ impl PacketSource for AfPacketSource {
                 },
                 original_len: raw.wire_len + added,
                 data: with_tag(&raw, &mut self.scratch),
+                ..Packet::default()
             };
-            if let Some(interface) = self.interfaces.get(place)
-                && each(&packet, interface).is_break()
+            let Some(interface) = self.interfaces.get(place) else {
+                continue;
+            };
+            if let Some(filter) = &self.filter
+                && (self.judge_all || raw.vlan.is_some())
+                && !filter.judge(&packet, interface.link, None)
             {
+                continue;
+            }
+            if each(&packet, interface).is_break() {
                 break;
             }
         }

@@ -70,6 +70,7 @@ impl<R: Read + Send> PacketSource for FileSource<R> {
                 direction: packet.direction,
                 original_len: packet.original_len,
                 data: &packet.data,
+                ..Packet::default()
             };
             let interface = usize::try_from(place)
                 .ok()
