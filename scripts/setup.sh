@@ -53,6 +53,11 @@ consul || echo "setup: Consul is not to be had from this system's mirror; its te
 # What captures are held against: libpcap's own filter compiler, and the readers that users open files with.
 install tcpdump tshark wireshark-common
 
+# Only for `cargo xtask bench datapath`: the C program that it compares with. `scripts/setup.sh bench` asks for it.
+if [ "${1:-}" = bench ]; then
+  install clang-14
+fi
+
 # The pinned toolchain of the kernel programs: core for BPF targets prebuilt, no nightly needed.
 if install rustc-web libstd-rust-web-dev libstd-rust-web-dev-bpf llvm-22-dev; then
   if ! "$tools/bin/bpf-linker" --version 2>/dev/null | grep -q ' 0\.13\.0'; then

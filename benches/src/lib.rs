@@ -1,6 +1,7 @@
 //! Benches of nv: figures, traffic and policies that the benches share. See README.md for the method.
 
 pub mod cluster;
+pub mod datapath;
 pub mod figure;
 pub mod growth;
 pub mod nft;

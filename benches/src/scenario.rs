@@ -167,6 +167,36 @@ impl Scenario {
         text.push_str(" }\n}\n");
         text
     }
+
+    /// The same once more as one map from (client, server, protocol, port) to a verdict: a new connection costs one lookup,
+    /// however many rules there are. Ranges are written out port by port, so that the map is a hash.
+    #[must_use]
+    pub fn nftables_maps(&self) -> String {
+        let mut elements = Vec::new();
+        for rule in &self.input.rules {
+            let address = |group| {
+                self.addresses
+                    .get(group)
+                    .copied()
+                    .unwrap_or(Ipv4Addr::UNSPECIFIED)
+            };
+            let (from, to) = (address(&rule.from), address(&rule.to));
+            for ports in rule.ports.specs() {
+                let nv_types::PortSpec::Ports(proto, range) = ports else {
+                    continue;
+                };
+                for port in range.first..=range.last {
+                    elements.push(format!("{from} . {to} . {proto} . {port} : accept"));
+                }
+            }
+        }
+        format!(
+            "table inet nvbench {{\n map rules {{\n  type ipv4_addr . ipv4_addr . inet_proto . inet_service : verdict\n  elements = {{ {} }}\n }}\n\
+             \x20chain input {{\n  type filter hook input priority filter; policy drop;\n  ct state established,related accept\n  iif lo accept\n\
+             \x20 ip saddr . ip daddr . meta l4proto . th dport vmap @rules\n }}\n}}\n",
+            elements.join(",\n   ")
+        )
+    }
 }
 
 fn node(id: &NodeId, address: IpAddr) -> Node {
@@ -233,6 +263,10 @@ mod tests {
             assert_eq!(text.matches("ip saddr").count(), count + 1);
             assert!(text.contains("ip saddr 10.0.0.1 ip daddr 10.0.0.2 tcp dport 5201-5203 accept"));
             assert!(text.contains("ip saddr 10.0.0.1 ip daddr 10.0.0.2 udp dport 5204-5204 accept"));
+            // Three ports of TCP and one of UDP.
+            let maps = scenario.nftables_maps();
+            assert_eq!(maps.matches(" : accept").count(), count + 3);
+            assert!(maps.contains("10.0.0.1 . 10.0.0.2 . tcp . 5203 : accept"));
         }
     }
 

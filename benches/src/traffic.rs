@@ -228,6 +228,18 @@ pub fn tcp_throughput(ends: &Ends, time: Duration) -> anyhow::Result<Sample> {
 /// # Errors
 /// When a connection fails.
 pub fn tcp_connect_rate(ends: &Ends, time: Duration) -> anyhow::Result<Sample> {
+    connect_rate(ends, time, b"")
+}
+
+/// As [`tcp_connect_rate`], with one byte from the server before it closes.
+///
+/// # Errors
+/// When a connection fails.
+pub fn tcp_byte_rate(ends: &Ends, time: Duration) -> anyhow::Result<Sample> {
+    connect_rate(ends, time, b"!")
+}
+
+fn connect_rate(ends: &Ends, time: Duration, greeting: &'static [u8]) -> anyhow::Result<Sample> {
     let meter = Arc::new(Meter::default());
     let mut threads = Vec::new();
     for (number, port) in CONNECT_PORTS.into_iter().enumerate() {
@@ -237,11 +249,11 @@ pub fn tcp_connect_rate(ends: &Ends, time: Duration) -> anyhow::Result<Sample> {
         let (accepting, connecting) = (Arc::clone(&meter), Arc::clone(&meter));
         threads.push(thread::spawn(move || {
             pin(number)?;
-            accept_all(&listener, &accepting)
+            accept_all(&listener, &accepting, greeting)
         }));
         threads.push(inside(&ends.client, move || {
             pin(number)?;
-            connect_all(address, &connecting)
+            connect_all(address, &connecting, greeting)
         }));
     }
     let sample = measure(&meter, time);
@@ -252,12 +264,16 @@ pub fn tcp_connect_rate(ends: &Ends, time: Duration) -> anyhow::Result<Sample> {
     Ok(sample)
 }
 
-fn accept_all(listener: &TcpListener, meter: &Meter) -> anyhow::Result<()> {
+fn accept_all(listener: &TcpListener, meter: &Meter, greeting: &[u8]) -> anyhow::Result<()> {
     let mut cpu = CpuClock::start(meter);
     // Accepts until the clients are gone: one that still waits would not see the stop.
     loop {
         match listener.accept() {
-            Ok((stream, _)) => drop(stream),
+            Ok((mut stream, _)) => {
+                if !greeting.is_empty() {
+                    stream.write_all(greeting)?;
+                }
+            }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock) => {
                 if meter.is_stopped() {
                     return Ok(());
@@ -274,12 +290,16 @@ fn accept_all(listener: &TcpListener, meter: &Meter) -> anyhow::Result<()> {
     }
 }
 
-fn connect_all(address: SocketAddrV4, meter: &Meter) -> anyhow::Result<()> {
+fn connect_all(address: SocketAddrV4, meter: &Meter, greeting: &[u8]) -> anyhow::Result<()> {
     let mut cpu = CpuClock::start(meter);
     while !meter.is_stopped() {
         let mut stream = TcpStream::connect(address).context("a connection was not made")?;
-        let read = stream.read(&mut [0]).context("the server did not close")?;
-        ensure!(read == 0, "the server sent something");
+        let mut got = [0; 1];
+        if !greeting.is_empty() {
+            stream.read_exact(&mut got).context("the server sent nothing")?;
+        }
+        let read = stream.read(&mut got).context("the server did not close")?;
+        ensure!(read == 0, "the server sent more than it should");
         setsockopt(
             &stream,
             sockopt::Linger,
@@ -337,6 +357,113 @@ pub fn udp_rate(ends: &Ends, time: Duration) -> anyhow::Result<Sample> {
     join(receiving)?;
     ensure!(sample.rate > 0.0, "no datagram arrived");
     Ok(sample)
+}
+
+/// 64-byte packets per second of as many flows as this, one after the other, each from a port of its own.
+///
+/// # Errors
+/// When nothing arrives, or the process may not have so many sockets.
+pub fn udp_rate_of(ends: &Ends, time: Duration, flows: usize) -> anyhow::Result<Sample> {
+    let (_, most) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
+    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, most, most)?;
+    let address = SocketAddrV4::new(ends.server_addr, UDP_PORT);
+    let receiver = join(inside(&ends.server, move || Ok(UdpSocket::bind(address)?)))?;
+    setsockopt(&receiver, sockopt::RcvBufForce, &(16 << 20))?;
+    receive_timeout(&receiver, Duration::from_millis(100))?;
+    let from = SocketAddrV4::new(ends.client_addr, 0);
+    let senders = join(inside(&ends.client, move || {
+        let mut sockets = Vec::new();
+        for _ in 0..flows {
+            let socket = UdpSocket::bind(from)?;
+            socket.connect(address)?;
+            socket.send(&[0x5a; UDP_PAYLOAD])?;
+            sockets.push(socket);
+        }
+        Ok(sockets)
+    }))?;
+    let meter = Arc::new(Meter::default());
+    let (sending, receiving) = (Arc::clone(&meter), Arc::clone(&meter));
+    let sending = thread::spawn(move || -> anyhow::Result<()> {
+        pin(0)?;
+        let mut cpu = CpuClock::start(&sending);
+        while !sending.is_stopped() {
+            for sockets in senders.chunks(BURST) {
+                for socket in sockets {
+                    match socket.send(&[0x5a; UDP_PAYLOAD]) {
+                        Err(error) if error.raw_os_error() != Some(nix::libc::ENOBUFS) => {
+                            return Err(error.into());
+                        }
+                        _ => {}
+                    }
+                }
+                cpu.tick();
+                if sending.is_stopped() {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    });
+    let receiving = thread::spawn(move || {
+        pin(1)?;
+        receive_all(&receiver, &receiving)
+    });
+    let sample = measure(&meter, time);
+    join(sending)?;
+    join(receiving)?;
+    ensure!(sample.rate > 0.0, "no datagram arrived");
+    Ok(sample)
+}
+
+/// Microseconds of requests on one kept-alive HTTP connection, one after the other, in ascending order.
+///
+/// # Errors
+/// When the connection breaks.
+pub fn http_latency(ends: &Ends, time: Duration) -> anyhow::Result<Vec<f64>> {
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n";
+    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let address = SocketAddrV4::new(ends.server_addr, BULK_PORT);
+    let listener = join(inside(&ends.server, move || Ok(TcpListener::bind(address)?)))?;
+    receive_timeout(&listener, PATIENCE)?;
+    let mut client = join(inside(&ends.client, move || {
+        TcpStream::connect_timeout(&address.into(), PATIENCE).context("the HTTP connection was not made")
+    }))?;
+    let (mut server, _) = listener.accept()?;
+    for stream in [&client, &server] {
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+    }
+    let serving = thread::spawn(move || -> anyhow::Result<()> {
+        pin(1)?;
+        let mut buffer = [0; REQUEST.len()];
+        loop {
+            match server.read_exact(&mut buffer) {
+                Ok(()) => server.write_all(ANSWER)?,
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    });
+    let asking = thread::spawn(move || -> anyhow::Result<Vec<f64>> {
+        pin(0)?;
+        let mut buffer = [0; ANSWER.len()];
+        let mut times = Vec::new();
+        let start = Instant::now();
+        while start.elapsed() < time + time / 5 {
+            let asked = Instant::now();
+            client.write_all(REQUEST)?;
+            client.read_exact(&mut buffer)?;
+            if start.elapsed() > time / 5 {
+                times.push(asked.elapsed().as_secs_f64() * 1e6);
+            }
+        }
+        Ok(times)
+    });
+    let mut times = join(asking)?;
+    join(serving)?;
+    ensure!(!times.is_empty(), "no request was answered");
+    times.sort_by(f64::total_cmp);
+    Ok(times)
 }
 
 fn send_all(socket: &UdpSocket, meter: &Meter) -> anyhow::Result<()> {

@@ -7,7 +7,7 @@ use crate::cmd;
 /// Runs one bench by name.
 pub(crate) fn run(name: &str, args: &[String]) -> anyhow::Result<()> {
     match name {
-        "side-by-side" | "apply" | "footprint" | "program" => {
+        "datapath" | "side-by-side" | "apply" | "footprint" | "program" => {
             cmd::run(cmd::cargo().args(["build", "--release", "--locked", "--bins"]))?;
             let mut bench = cmd::cargo();
             bench
@@ -32,6 +32,8 @@ pub(crate) fn run(name: &str, args: &[String]) -> anyhow::Result<()> {
                 .args(args);
             cmd::run(&mut bench)
         }
-        _ => bail!("no bench '{name}': there are side-by-side, program, apply, footprint, policy and decide"),
+        _ => bail!(
+            "no bench '{name}': there are datapath, side-by-side, program, apply, footprint, policy and decide"
+        ),
     }
 }

@@ -2,7 +2,7 @@
 
 mod nv;
 mod report;
-mod variant;
+pub(crate) mod variant;
 
 use std::fs;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use clap::Parser;
 use nix::sched::{CloneFlags, unshare};
-use nv_lab::{HostSpec, Lab};
+use nv_lab::{Host, HostSpec, Lab};
 
 use crate::figure;
 use crate::traffic::{self, Ends, Sample};
@@ -86,24 +86,8 @@ pub fn main() -> anyhow::Result<()> {
     // The bridge stands in a namespace of our own, the "host" of this bench: firewall rules of the real host, such as
     // Docker's, are not measured along.
     unshare(CloneFlags::CLONE_NEWNET).context("cannot make the network namespace of the bench")?;
-    set("net/bridge/bridge-nf-call-iptables", "0");
-
-    let prefix = format!("nvb{}", std::process::id());
-    let names = [format!("{prefix}-c"), format!("{prefix}-s")];
-    let lab = Lab::create(
-        "nvbench",
-        &[HostSpec::new(&names[0], 7, 2), HostSpec::new(&names[1], 7, 3)],
-    )?;
-    let (client, server) = (lab.host(&names[0])?, lab.host(&names[1])?);
-    for host in [client, server] {
-        host.run(quiet)?;
-    }
-    let ends = Ends {
-        client: client.path(),
-        server: server.path(),
-        client_addr: client.spec().v4,
-        server_addr: server.spec().v4,
-    };
+    let lab = lab()?;
+    let (client, server, ends) = hosts(&lab)?;
     let variants: Vec<_> = Variant::all(&options.rules)
         .into_iter()
         .filter(|variant| *variant == Variant::None || wanted(&options.only, &variant.to_string()))
@@ -116,6 +100,38 @@ pub fn main() -> anyhow::Result<()> {
     let path = figure::write("side-by-side", &results.figures())?;
     crate::say(&format!("figures are in {}", path.display()));
     Ok(())
+}
+
+/// Name of the bridge that the hosts are on.
+pub(crate) const BRIDGE: &str = "nvbench";
+
+/// Two hosts on a bridge in the caller's namespace.
+pub(crate) fn lab() -> anyhow::Result<Lab> {
+    set("net/bridge/bridge-nf-call-iptables", "0");
+    let prefix = format!("nvb{}", std::process::id());
+    let names = [format!("{prefix}-c"), format!("{prefix}-s")];
+    let lab = Lab::create(
+        BRIDGE,
+        &[HostSpec::new(&names[0], 7, 2), HostSpec::new(&names[1], 7, 3)],
+    )?;
+    for host in lab.hosts() {
+        host.run(quiet)?;
+    }
+    Ok(lab)
+}
+
+/// Client, server, and both as ends of traffic.
+pub(crate) fn hosts(lab: &Lab) -> anyhow::Result<(&Host, &Host, Ends)> {
+    let [client, server] = lab.hosts() else {
+        anyhow::bail!("the lab has two hosts");
+    };
+    let ends = Ends {
+        client: client.path(),
+        server: server.path(),
+        client_addr: client.spec().v4,
+        server_addr: server.spec().v4,
+    };
+    Ok((client, server, ends))
 }
 
 fn run(options: &Options, variants: &[Variant], bed: &mut Bed) -> anyhow::Result<Results> {

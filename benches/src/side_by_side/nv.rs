@@ -24,7 +24,7 @@ const BATCH: usize = 4096;
 type Shared = Arc<Mutex<Box<dyn Datapath>>>;
 
 /// The datapath with its images, ready to be put in force.
-pub(super) struct Nv {
+pub(crate) struct Nv {
     datapath: Shared,
     images: BTreeMap<usize, PolicyImage>,
     endpoints: [EndpointSpec; 2],

@@ -126,7 +126,9 @@ impl Results {
             for line in self.lines(measure) {
                 let (baseline, ratio) = match line.variant {
                     Variant::None => (None, None),
-                    Variant::Nv(_) | Variant::Nftables(_) => (Some(baseline), Some(line.ratio)),
+                    Variant::Nv(_) | Variant::Nftables(_) | Variant::NftablesMaps(_) => {
+                        (Some(baseline), Some(line.ratio))
+                    }
                 };
                 figures.push(Figure {
                     name: format!("{}_{}", measure.name, line.variant.suffix()),
