@@ -25,8 +25,8 @@ use std::time::{Duration, Instant};
 
 use bed::{Controller, node, until};
 use nv_agent::{Config, Credentials, DatapathKind, HookFail};
-use nv_lab::{Host, HostSpec, Lab};
-use nv_runtime::testing::is_root;
+use nv_lab::{HostSpec, Lab, run_in};
+use nv_runtime::testing::{DockerNetwork, TestDockerd, is_root};
 use nv_runtime::{DiscoverOptions, Location};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -47,10 +47,8 @@ struct Receiver {
 }
 
 impl Receiver {
-    fn start(host: &Host, port: u16) -> Self {
-        let socket = host
-            .run(move || UdpSocket::bind(("0.0.0.0", port)).unwrap())
-            .unwrap();
+    fn start(namespace: &Path, port: u16) -> Self {
+        let socket = run_in(namespace, move || UdpSocket::bind(("0.0.0.0", port)).unwrap()).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         let (count, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let (counted, stopped) = (Arc::clone(&count), Arc::clone(&stop));
@@ -211,6 +209,50 @@ impl Drop for Purge {
     }
 }
 
+fn config(controller: &Controller, data: &Path, instance: &str, docker: Location) -> Config {
+    Config {
+        node: node(),
+        controller: controller.grpc.to_string(),
+        data_dir: data.to_owned(),
+        datapath: DatapathKind::Ebpf(format!("/sys/fs/bpf/nv/{instance}").into()),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        runtimes: DiscoverOptions {
+            docker,
+            netns: Location::Off,
+            ..DiscoverOptions::default()
+        },
+        credentials: Credentials::Folder {
+            join_token_file: None,
+            ca: None,
+        },
+        hook_socket: Some(data.join("hook.sock")),
+        hook_fail: HookFail::default(),
+        hook_wait: Duration::from_secs(10),
+    }
+}
+
+/// Strangers pass, so that a container is held is the only guard; what is new is in Monitor.
+async fn strangers_pass(controller: &Controller) {
+    let settings = json!({"settings": {"unknown_endpoint": "allow", "new_service_mode": "Monitor"}});
+    let revision = controller.send("PATCH", "/v1/settings", &settings).await;
+    controller.in_force("n1", revision).await;
+}
+
+/// Service `job` may send to one port and to no other.
+async fn protect(controller: &Controller, to: &str) {
+    until("the service", async || {
+        controller.get("/v1/service").await.to_string().contains("nv.job")
+    })
+    .await;
+    let mode = json!({"config": {"services": ["nv.job"], "policy_mode": "Protect"}});
+    controller.send("PATCH", "/v1/service/config", &mode).await;
+    let rule = json!({"id": 0, "from": "nv.job", "to": to, "ports": format!("udp/{ALLOWED}"),
+        "action": "allow", "applications": []});
+    let insert = json!({"insert": {"after": 0, "rules": [rule]}});
+    let revision = controller.send("PATCH", "/v1/policy/rule", &insert).await;
+    controller.in_force("n1", revision).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_that_sends_at_its_first_instruction_is_under_policy() {
     if !is_root("a_container_that_sends_at_its_first_instruction_is_under_policy") {
@@ -221,53 +263,25 @@ async fn a_container_that_sends_at_its_first_instruction_is_under_policy() {
     let server = format!("{bridge}-server");
     let lab = Lab::create(&bridge, &[HostSpec::new(&server, LAB, 2)]).unwrap();
     let host = lab.host(&server).unwrap();
-    let (denied, allowed) = (Receiver::start(host, DENIED), Receiver::start(host, ALLOWED));
+    let (denied, allowed) = (
+        Receiver::start(&host.path(), DENIED),
+        Receiver::start(&host.path(), ALLOWED),
+    );
 
     let controller = Controller::start().await;
     let data = controller.joined(&node());
-    let config = Config {
-        node: node(),
-        controller: controller.grpc.to_string(),
-        data_dir: data.path().to_owned(),
-        datapath: DatapathKind::Ebpf(format!("/sys/fs/bpf/nv/{bridge}").into()),
-        listen: "127.0.0.1:0".parse().unwrap(),
-        runtimes: DiscoverOptions {
-            docker: Location::Off,
-            netns: Location::Off,
-            ..DiscoverOptions::default()
-        },
-        credentials: Credentials::Folder {
-            join_token_file: None,
-            ca: None,
-        },
-        hook_socket: Some(data.path().join("hook.sock")),
-        hook_fail: HookFail::default(),
-        hook_wait: Duration::from_secs(10),
-    };
+    let config = config(&controller, data.path(), &bridge, Location::Off);
     let stop = CancellationToken::new();
     let _purge = Purge(config.clone(), stop.clone());
     let agent = nv_agent::start(config, stop.clone()).await.unwrap();
     let work = tempfile::tempdir().unwrap();
     let bundles = Bundles::new(work.path(), &bridge, &host.spec().v4.to_string(), data.path());
 
-    // Strangers pass: that a container is held is the only guard.
-    let settings = json!({"settings": {"unknown_endpoint": "allow", "new_service_mode": "Monitor"}});
-    let revision = controller.send("PATCH", "/v1/settings", &settings).await;
-    controller.in_force("n1", revision).await;
+    strangers_pass(&controller).await;
     bundles.run_all(0..1, &bundles.hook);
     assert!(denied.take() > 0 && allowed.take() > 0, "in Monitor both pass");
 
-    until("the service", async || {
-        controller.get("/v1/service").await.to_string().contains("nv.job")
-    })
-    .await;
-    let mode = json!({"config": {"services": ["nv.job"], "policy_mode": "Protect"}});
-    controller.send("PATCH", "/v1/service/config", &mode).await;
-    let rule = json!({"id": 0, "from": "nv.job", "to": "external", "ports": format!("udp/{ALLOWED}"),
-        "action": "allow", "applications": []});
-    let insert = json!({"insert": {"after": 0, "rules": [rule]}});
-    let revision = controller.send("PATCH", "/v1/policy/rule", &insert).await;
-    controller.in_force("n1", revision).await;
+    protect(&controller, "external").await;
 
     let begun = Instant::now();
     bundles.run_all(1..1 + starts, &bundles.hook);
@@ -312,4 +326,101 @@ async fn a_container_that_sends_at_its_first_instruction_is_under_policy() {
     let output = bundles.run(6 + starts, &open);
     assert!(output.status.success(), "{output:?}");
     assert!(denied.take() > 0, "open is open");
+}
+
+/// Folder of the inner test.
+const FOLDER: &str = "NV_HOOK_TEST_FOLDER";
+const INNER: &str = "docker_with_nv_before_runc";
+
+/// Docker finds `runc` by the path of its daemons, and this test cannot change its own: it runs the rest as a process of its own, in which
+/// `runc` is a script that runs `nv-agent runtime`.
+#[test]
+fn docker_holds_a_container_that_starts() {
+    if !is_root("docker_holds_a_container_that_starts") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let agent = env!("CARGO_BIN_EXE_nv-agent");
+    let here = folder.path().display();
+    let script = format!(
+        "#!/bin/sh\n[ -f {here}/on ] || exec /usr/bin/runc \"$@\"\n\
+         exec {agent} --node n1 --data-dir {here}/data --hook-socket {here}/data/hook.sock --docker \"$(cat {here}/on)\" \
+         runtime --program /usr/bin/runc \"$@\"\n"
+    );
+    let runc = folder.path().join("runc");
+    fs::write(&runc, script).unwrap();
+    fs::set_permissions(&runc, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("{here}:{}", std::env::var("PATH").unwrap());
+    let inner = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", INNER, "--ignored", "--nocapture"])
+        .env("PATH", path)
+        .env(FOLDER, folder.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&inner.stdout).into_owned() + &String::from_utf8_lossy(&inner.stderr);
+    assert!(inner.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "run by docker_holds_a_container_that_starts"]
+async fn docker_with_nv_before_runc() {
+    let folder = PathBuf::from(std::env::var(FOLDER).unwrap());
+    let docker = TestDockerd::start(DockerNetwork::CurrentNamespace);
+    docker.image("shop/job:1");
+    let (server, _) = docker.subnet();
+    let here = Path::new("/proc/self/ns/net");
+    let (denied, allowed) = (Receiver::start(here, DENIED), Receiver::start(here, ALLOWED));
+
+    let controller = Controller::start().await;
+    let data = folder.join("data");
+    fs::create_dir(&data).unwrap();
+    let joined = controller.joined(&node());
+    for name in ["agent.pem", "agent.key", "ca.pem"] {
+        fs::copy(joined.path().join(name), data.join(name)).unwrap();
+    }
+    let instance = format!("nvhd{}", std::process::id());
+    let config = config(&controller, &data, &instance, Location::At(docker.socket()));
+    let stop = CancellationToken::new();
+    let _purge = Purge(config.clone(), stop.clone());
+    let agent = nv_agent::start(config, stop.clone()).await.unwrap();
+    strangers_pass(&controller).await;
+
+    let script = format!(
+        "tftp -g -l /tmp/x -r x {server} {DENIED} & tftp -g -l /tmp/x -r x {server} {ALLOWED} & sleep 0.15"
+    );
+    let run = |count: usize| {
+        for _ in 0..count {
+            let output = docker.try_docker(&["run", "--rm", "shop/job:1", "sh", "-c", &script]);
+            assert!(output.status.success(), "{output:?}");
+        }
+    };
+    let on = folder.join("on");
+    fs::write(&on, docker.socket().to_str().unwrap()).unwrap();
+    run(1);
+    assert!(denied.take() > 0 && allowed.take() > 0, "in Monitor both pass");
+    protect(&controller, "nodes").await;
+    run(6);
+    assert_eq!(denied.take(), 0, "packets beyond policy");
+    assert!(
+        allowed.take() >= 6,
+        "what is allowed passes from the first packet on"
+    );
+
+    fs::remove_file(&on).unwrap();
+    run(4);
+    assert!(denied.take() > 0, "without the hook nothing holds them");
+    allowed.take();
+
+    // The agent is gone: the saved policy has the service in Protect, and Docker's user reads why it does not start.
+    fs::write(&on, docker.socket().to_str().unwrap()).unwrap();
+    until("the policy is saved", async || {
+        fs::read_to_string(data.join("policy.json")).is_ok_and(|text| text.contains("nv.job"))
+    })
+    .await;
+    stop.cancel();
+    agent.wait().await.unwrap();
+    let refused = docker.try_docker(&["run", "--rm", "shop/job:1", "sh", "-c", &script]);
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success(), "{words}");
+    assert!(words.contains("is not started"), "{words}");
 }
