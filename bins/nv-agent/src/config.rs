@@ -35,9 +35,13 @@ pub struct Cli {
     /// Folder on the BPF file system that keeps enforcement [default: /sys/fs/bpf/nv/agent].
     #[arg(long, env = "NV_PIN_DIR", global = true, value_name = "DIR")]
     pub pin_dir: Option<PathBuf>,
-    /// What enforces: `kernel`, or `software`, which judges no packet and is for trials of everything around it [default: kernel].
+    /// What enforces: `kernel`; `process`: the kernel, driven by 'nv-agent dp' in a process of its own; `software`, which judges no packet and
+    /// is for trials of everything around it [default: kernel].
     #[arg(long, env = "NV_DATAPATH", global = true, value_name = "KIND")]
     pub datapath: Option<String>,
+    /// Socket of 'nv-agent dp' [default: /run/nv/dp.sock].
+    #[arg(long, env = "NV_DP_SOCKET", global = true, value_name = "SOCKET")]
+    pub dp_socket: Option<PathBuf>,
     /// Address of the agent's own gRPC, for captures [default: 127.0.0.1:18401].
     #[arg(long, env = "NV_LISTEN", global = true, value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
@@ -97,6 +101,12 @@ pub enum Command {
         #[arg(long = "for", value_enum)]
         target: Target,
     },
+    /// Drive the kernel for an agent with `datapath = process`: this process needs the rights, the agent's side of the socket does not.
+    Dp {
+        /// One more user that may drive it; the socket is given to it.
+        #[arg(long, value_name = "UID")]
+        user: Option<u32>,
+    },
     /// Remove all enforcement of this agent from the kernel. Stopping the agent does not do that.
     Purge,
 }
@@ -110,6 +120,7 @@ struct File {
     data_dir: Option<PathBuf>,
     pin_dir: Option<PathBuf>,
     datapath: Option<String>,
+    dp_socket: Option<PathBuf>,
     listen: Option<SocketAddr>,
     docker: Option<String>,
     netns: Option<String>,
@@ -128,6 +139,8 @@ pub enum DatapathKind {
     Ebpf(PathBuf),
     /// The software datapath: it judges nothing by itself, as no packet reaches it. For tests.
     Software(SoftwareConfig),
+    /// The process that listens at this socket (`nv-agent dp`).
+    Process(PathBuf),
 }
 
 /// How the agent shows who it is.
@@ -171,6 +184,10 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// What enforces.
     pub datapath: DatapathKind,
+    /// Folder of the kernel's pins, for the process that drives it, and for a purge.
+    pub pin_dir: PathBuf,
+    /// Where that process listens.
+    pub dp_socket: PathBuf,
     /// Address of the agent's own gRPC; port 0: any free one.
     pub listen: SocketAddr,
     /// Which runtimes to watch.
@@ -261,10 +278,18 @@ impl Config {
         }
         let pin_dir = cli.pin_dir.clone().or(file.pin_dir);
         let pin_dir = pin_dir.unwrap_or_else(|| "/sys/fs/bpf/nv/agent".into());
+        let dp_socket = cli.dp_socket.clone().or(file.dp_socket);
+        let dp_socket = dp_socket.unwrap_or_else(|| "/run/nv/dp.sock".into());
         let datapath = match cli.datapath.clone().or(file.datapath).as_deref() {
-            None | Some("kernel") => DatapathKind::Ebpf(pin_dir),
+            None | Some("kernel") => DatapathKind::Ebpf(pin_dir.clone()),
+            Some("process") => DatapathKind::Process(dp_socket.clone()),
             Some("software") => DatapathKind::Software(SoftwareConfig::default()),
-            Some(other) => return Err(wrong("datapath", format!("'{other}' is not kernel or software"))),
+            Some(other) => {
+                return Err(wrong(
+                    "datapath",
+                    format!("'{other}' is not kernel, process or software"),
+                ));
+            }
         };
         let listen = cli
             .listen
@@ -286,6 +311,8 @@ impl Config {
             .or(file.hook_wait)
             .map_or(hook::WAIT, Duration::from_millis);
         Ok(Self {
+            pin_dir,
+            dp_socket,
             hook_socket,
             hook_fail,
             hook_wait,

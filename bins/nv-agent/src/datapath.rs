@@ -1,6 +1,7 @@
 //! The datapath on a thread of its own: its calls are system calls, and it wants to be polled.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc as std_mpsc;
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use nv_agent_core::{EndpointWant, FlowSample, Switches};
+use nv_dp::remote::RemoteDatapath;
 use nv_dp::{
     Datapath, DatapathConfig, DatapathError, DatapathEvent, DatapathStatus, EbpfConfig, EbpfDatapath,
     EndpointSpec, FlowKey, FlowStats, SoftwareDatapath,
@@ -23,6 +25,8 @@ const POLL: Duration = Duration::from_millis(25);
 const SWEEP: Duration = Duration::from_secs(1);
 const STATUS: Duration = Duration::from_secs(5);
 const EVENTS: usize = 4096;
+/// How long another process that has the datapath may take to come up.
+const STARTING: Duration = Duration::from_secs(5);
 
 /// What the thread is asked.
 #[derive(Debug)]
@@ -64,6 +68,7 @@ impl DatapathThread {
             DatapathKind::Ebpf(pins) => Box::new(
                 EbpfDatapath::open(EbpfConfig::new(pins)).context("the kernel datapath cannot be used")?,
             ),
+            DatapathKind::Process(socket) => Box::new(connect(socket)?),
             DatapathKind::Software(config) => Box::new(SoftwareDatapath::new(*config)),
         };
         let DatapathStatus { hook, endpoints, .. } =
@@ -85,6 +90,7 @@ impl DatapathThread {
             told: BTreeMap::new(),
             lost: 0,
             sweep_pause: SWEEP,
+            is_blind: false,
         };
         let thread = std::thread::Builder::new()
             .name("nv-datapath".into())
@@ -127,6 +133,20 @@ impl Drop for DatapathThread {
     }
 }
 
+/// The process may still be starting.
+fn connect(socket: &Path) -> anyhow::Result<RemoteDatapath> {
+    let begun = Instant::now();
+    loop {
+        match RemoteDatapath::connect(socket) {
+            Ok(datapath) => return Ok(datapath),
+            Err(error) if begun.elapsed() > STARTING => {
+                return Err(error).context("the datapath's process cannot be used: does 'nv-agent dp' run?");
+            }
+            Err(_) => std::thread::sleep(POLL),
+        }
+    }
+}
+
 struct Worker {
     datapath: Box<dyn Datapath>,
     tells: mpsc::Sender<Tell>,
@@ -135,6 +155,8 @@ struct Worker {
     told: BTreeMap<FlowKey, (u64, u64)>,
     lost: u64,
     sweep_pause: Duration,
+    /// It has been said that events cannot be read; said once until they can.
+    is_blind: bool,
 }
 
 impl Worker {
@@ -206,9 +228,16 @@ impl Worker {
 
     fn events(&mut self) {
         let events = match self.datapath.poll_events(EVENTS) {
-            Ok(events) => events,
+            Ok(events) => {
+                if std::mem::take(&mut self.is_blind) {
+                    tracing::info!("events can be read again");
+                }
+                events
+            }
             Err(error) => {
-                tracing::warn!(%error, "events cannot be read");
+                if !std::mem::replace(&mut self.is_blind, true) {
+                    tracing::warn!(%error, "events cannot be read");
+                }
                 return;
             }
         };
@@ -344,6 +373,7 @@ mod tests {
             told: BTreeMap::new(),
             lost: 0,
             sweep_pause: SWEEP,
+            is_blind: false,
         };
         worker.tell(vec![flow(1), flow(2)]);
         assert_eq!(dropped.load(Ordering::Relaxed), 0);

@@ -18,6 +18,7 @@ mod captures;
 mod config;
 mod credentials;
 mod datapath;
+mod dp;
 mod driver;
 mod hook;
 mod node;
@@ -45,6 +46,8 @@ use tokio_util::task::TaskTracker;
 pub use config::{Cli, Command, Config, ConfigError, Credentials, DatapathKind};
 
 pub use hook::{HookError, HookFail, HookOptions, Target, hook, print_instructions, run_runtime};
+
+pub use dp::run_dp;
 
 use captures::{CaptureService, Workloads};
 use credentials::Pems;
@@ -272,11 +275,21 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
 pub fn purge(config: &Config) -> anyhow::Result<()> {
     use nv_dp::{Datapath as _, EbpfConfig, EbpfDatapath};
     match &config.datapath {
+        DatapathKind::Process(socket) if socket.exists() => {
+            let mut datapath =
+                nv_dp::remote::RemoteDatapath::connect(socket).context("the datapath cannot be opened")?;
+            datapath.purge().context("not everything could be removed")
+        }
+        DatapathKind::Process(_) if config.pin_dir.exists() => {
+            let mut datapath = EbpfDatapath::open(EbpfConfig::new(&config.pin_dir))
+                .context("the datapath cannot be opened")?;
+            datapath.purge().context("not everything could be removed")
+        }
         DatapathKind::Ebpf(pins) if pins.exists() => {
             let mut datapath =
                 EbpfDatapath::open(EbpfConfig::new(pins)).context("the datapath cannot be opened")?;
             datapath.purge().context("not everything could be removed")
         }
-        DatapathKind::Ebpf(_) | DatapathKind::Software(_) => Ok(()),
+        DatapathKind::Ebpf(_) | DatapathKind::Process(_) | DatapathKind::Software(_) => Ok(()),
     }
 }

@@ -27,25 +27,46 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let done = match cli.command {
+        Some(Command::Dp { user }) => workers().and_then(|workers| workers.block_on(dp(config, user))),
         Some(Command::Purge) => nv_agent::purge(&config),
         Some(Command::Hook) => hook(&config),
         Some(Command::Runtime { program, arguments }) => {
             nv_agent::run_runtime(&program, &arguments, &config.hook_options())
         }
         Some(Command::HookInstall { target }) => install(target, cli.config.as_deref()),
-        None => {
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(2)
-                .enable_all()
-                .build();
-            runtime
-                .map_err(anyhow::Error::from)
-                .and_then(|runtime| runtime.block_on(serve(config)))
-        }
+        None => workers().and_then(|workers| workers.block_on(serve(config))),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error, 1),
+    }
+}
+
+fn workers() -> anyhow::Result<tokio::runtime::Runtime> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    Ok(runtime)
+}
+
+async fn dp(config: Config, user: Option<u32>) -> anyhow::Result<()> {
+    let shutdown = CancellationToken::new();
+    let stop = shutdown.clone();
+    tokio::spawn(async move {
+        if signalled().await.is_ok() {
+            stop.cancel();
+        }
+    });
+    nv_agent::run_dp(&config.pin_dir, &config.dp_socket, user, shutdown).await
+}
+
+/// Waits until this process is told to end.
+async fn signalled() -> std::io::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        stopped = tokio::signal::ctrl_c() => stopped,
     }
 }
 
@@ -75,10 +96,8 @@ fn install(target: Target, config: Option<&Path>) -> anyhow::Result<()> {
 async fn serve(config: Config) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     let handle = nv_agent::start(config, shutdown.clone()).await?;
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
-        _ = terminate.recv() => {}
-        stopped = tokio::signal::ctrl_c() => stopped?,
+        told = signalled() => told?,
         () = shutdown.cancelled() => {}
     }
     shutdown.cancel();

@@ -215,6 +215,8 @@ fn config(controller: &Controller, data: &Path, instance: &str, docker: Location
         controller: controller.grpc.to_string(),
         data_dir: data.to_owned(),
         datapath: DatapathKind::Ebpf(format!("/sys/fs/bpf/nv/{instance}").into()),
+        pin_dir: format!("/sys/fs/bpf/nv/{instance}").into(),
+        dp_socket: data.join("dp.sock"),
         listen: "127.0.0.1:0".parse().unwrap(),
         runtimes: DiscoverOptions {
             docker,

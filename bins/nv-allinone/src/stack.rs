@@ -52,11 +52,13 @@ impl Stack {
         let agent = nv_agent::Config {
             node: config.node,
             controller: controller.grpc().to_string(),
+            dp_socket: folder.join("dp.sock"),
             hook_socket: Some(folder.join("hook.sock")),
             hook_fail: HookFail::default(),
             hook_wait: Duration::from_secs(10),
             data_dir: folder,
-            datapath: DatapathKind::Ebpf(config.pin_dir),
+            datapath: DatapathKind::Ebpf(config.pin_dir.clone()),
+            pin_dir: config.pin_dir,
             listen: config.agent_listen,
             runtimes: config.runtimes,
             credentials: Credentials::Identity {

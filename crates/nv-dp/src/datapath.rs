@@ -10,6 +10,7 @@ use nv_types::{
 
 /// An interface to guard.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "remote", derive(serde::Serialize, serde::Deserialize))]
 pub struct EndpointSpec {
     /// Index of the host end of the veth.
     pub ifindex: u32,
@@ -25,10 +26,12 @@ pub struct EndpointSpec {
 
 /// Switches that are not part of a compiled image. All of them flip together with the image's epoch or at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "remote", derive(serde::Serialize, serde::Deserialize))]
 pub struct DatapathConfig {
     /// Verdict for endpoints whose workload is not known.
     pub unknown: Verdict,
     /// Server ports that always pass when the peer is one of `failsafe_addresses`.
+    #[cfg_attr(feature = "remote", serde(with = "crate::remote::ports"))]
     pub failsafe_ports: Vec<PortSpec>,
     /// The node's own addresses.
     pub failsafe_addresses: Vec<IpAddr>,
@@ -36,6 +39,7 @@ pub struct DatapathConfig {
 
 /// Both orientations of a flow as one endpoint sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "remote", derive(serde::Serialize, serde::Deserialize))]
 pub struct FlowKey {
     /// Endpoint.
     pub ifindex: u32,
@@ -55,6 +59,7 @@ pub struct FlowKey {
 
 /// What the datapath knows of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "remote", derive(serde::Serialize, serde::Deserialize))]
 pub struct FlowStats {
     /// Which flow.
     pub key: FlowKey,
@@ -80,6 +85,7 @@ pub struct FlowStats {
 
 /// Something that happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "remote", derive(serde::Serialize, serde::Deserialize))]
 pub enum DatapathEvent {
     /// A flow began, changed its verdict or application, or ended.
     Flow(FlowStats),
@@ -100,6 +106,7 @@ pub enum DatapathEvent {
 
 /// Counters of an endpoint in one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "remote", derive(serde::Serialize, serde::Deserialize))]
 pub struct DirectionCounters {
     /// Packets seen.
     pub packets: u64,
@@ -119,6 +126,7 @@ pub struct DirectionCounters {
 
 /// State of an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "remote", derive(serde::Serialize, serde::Deserialize))]
 pub struct EndpointStatus {
     /// As it was attached.
     pub spec: EndpointSpec,
@@ -132,6 +140,7 @@ pub struct EndpointStatus {
 
 /// State of a datapath.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "remote", derive(serde::Serialize, serde::Deserialize))]
 pub struct DatapathStatus {
     /// `tcx`, `clsact` or `software`.
     pub hook: String,

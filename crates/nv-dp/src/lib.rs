@@ -16,6 +16,8 @@ mod convert;
 mod datapath;
 #[cfg(feature = "ebpf")]
 mod ebpf;
+#[cfg(feature = "remote")]
+pub mod remote;
 pub mod replay;
 mod slot;
 mod software;

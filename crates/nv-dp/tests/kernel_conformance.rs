@@ -10,7 +10,7 @@
 
 mod common;
 
-use common::bench::{Backend, Bench, on_kernel, on_software};
+use common::bench::{Backend, Bench, on_kernel, on_remote, on_software};
 use common::frames::{ACK, FIN, Path, RST, SYN, arp, echo, fragments, tagged, tcp, tcp_at, udp, unreachable};
 use common::image::{Builder, config, only, rule, workload};
 use nv_dp::{DatapathConfig, DatapathError, DatapathEvent, EndpointSpec};
@@ -25,6 +25,10 @@ macro_rules! scenarios {
             #[test]
             fn software() {
                 super::on_software(super::$name);
+            }
+            #[test]
+            fn remote() {
+                super::on_remote(super::$name);
             }
             #[test]
             fn kernel() {

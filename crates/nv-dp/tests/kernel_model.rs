@@ -14,7 +14,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::bench::{Bench, on_kernel, on_software};
+use common::bench::{Bench, on_kernel, on_remote, on_software};
 use common::frames::{ACK, FIN, Path, RST, SYN, tcp_at, udp};
 use common::image::{Builder, EXTERNAL, FRIEND, default_for, only, rule};
 use nv_types::{
@@ -470,6 +470,11 @@ fn conversations(bench: &mut Bench, count: u32) {
 #[test]
 fn software_agrees_with_the_model() {
     on_software(|bench| conversations(bench, 400));
+}
+
+#[test]
+fn software_behind_a_socket_agrees_with_the_model() {
+    on_remote(|bench| conversations(bench, 40));
 }
 
 #[test]

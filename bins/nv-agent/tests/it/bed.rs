@@ -220,6 +220,8 @@ impl Agent {
             hook_wait: Duration::from_secs(5),
             data_dir: folder.to_owned(),
             datapath: DatapathKind::Software(datapath),
+            pin_dir: folder.join("pins"),
+            dp_socket: folder.join("dp.sock"),
             listen: "127.0.0.1:0".parse().unwrap(),
             runtimes: DiscoverOptions {
                 docker: docker.map_or(Location::Off, |socket| Location::At(socket.to_owned())),

@@ -9,6 +9,7 @@ use nv_types::{Direction, PolicyImage, Verdict};
 use super::frames::LOCAL_MAC;
 use super::image::{config, endpoint};
 use super::netns::{Cleanup, Namespace, pin_dir};
+use super::remote::Remote;
 
 /// Addresses of the endpoint on the bench.
 pub const OWN: [&str; 2] = ["10.9.0.2", "fd09::2"];
@@ -17,6 +18,8 @@ pub const OWN: [&str; 2] = ["10.9.0.2", "fd09::2"];
 pub enum Backend {
     Software(Box<SoftwareDatapath>, u64),
     Kernel(Box<EbpfDatapath>),
+    /// The software datapath behind a socket, and frames for it on the server's side.
+    Remote(Box<Remote>, u64),
 }
 
 /// A datapath with one endpoint of workload `web`.
@@ -30,6 +33,7 @@ impl Bench {
         match &mut self.backend {
             Backend::Software(datapath, _) => datapath.as_mut(),
             Backend::Kernel(datapath) => datapath.as_mut(),
+            Backend::Remote(remote, _) => &mut remote.client,
         }
     }
 
@@ -56,6 +60,11 @@ impl Bench {
                 datapath.process(self.spec.ifindex, direction, frame, *now) != Verdict::Deny
             }
             Backend::Kernel(datapath) => datapath.run_frame(self.spec.ifindex, direction, frame).unwrap(),
+            Backend::Remote(remote, now) => {
+                *now += 1_000_000;
+                let mut served = remote.served.0.lock().unwrap();
+                served.process(self.spec.ifindex, direction, frame, *now) != Verdict::Deny
+            }
         }
     }
 
@@ -111,6 +120,15 @@ fn spec(ifindex: u32) -> EndpointSpec {
 pub fn on_software(scenario: fn(&mut Bench)) {
     let datapath = SoftwareDatapath::new(SoftwareConfig::default());
     let backend = Backend::Software(Box::new(datapath), 1_000_000_000);
+    scenario(&mut Bench {
+        backend,
+        spec: spec(7),
+    });
+}
+
+/// Runs a scenario on the software datapath behind a socket.
+pub fn on_remote(scenario: fn(&mut Bench)) {
+    let backend = Backend::Remote(Box::new(Remote::start()), 1_000_000_000);
     scenario(&mut Bench {
         backend,
         spec: spec(7),

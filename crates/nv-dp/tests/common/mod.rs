@@ -5,3 +5,4 @@ pub mod bench;
 pub mod frames;
 pub mod image;
 pub mod netns;
+pub mod remote;
