@@ -24,8 +24,46 @@ install() { # installs without starting services
   if [ -n "$made" ]; then rm -f "$policy"; fi
 }
 
-# What the tests drive: a real dockerd, static busybox for images, namespaces, nftables for the comparison.
-install docker.io containerd runc iptables busybox-static iproute2 nftables
+# What the tests drive: a real dockerd and containerd, CNI plugins, static busybox for images,
+# namespaces, nftables for the comparison.
+install docker.io containerd runc iptables containernetworking-plugins busybox-static iproute2 nftables
+
+# The next Debian release's Docker and containerd, unpacked beside the system's: the runtime tests run on both. A
+# private apt configuration, so that the system's own sources stay as they are.
+newer_runtimes() {
+  local root=$tools/runtimes apt=$tools/runtimes/apt suite=trixie package mirror
+  local key=/usr/share/keyrings/debian-archive-keyring.gpg
+  local packages=(docker.io docker-cli containerd) missing=()
+  for package in "${packages[@]}"; do
+    [ -e "$root/$suite/.done-$package" ] || missing+=("$package")
+  done
+  [ ${#missing[@]} -eq 0 ] && return
+  [ -e "$key" ] || return 1
+  mirror=$(awk '/^URIs:/{print $2; exit}' /etc/apt/sources.list.d/debian.sources 2>/dev/null ||
+    awk '$1=="deb"{print $2; exit}' /etc/apt/sources.list)
+  [ -n "$mirror" ] || return 1
+  mkdir -p "$apt"/{sources,lists/partial,cache/archives/partial} "$root/deb" "$root/$suite"
+  echo "deb [signed-by=$key] $mirror $suite main" > "$apt/sources/$suite.list"
+  cat > "$apt/conf" <<EOF
+Dir::Etc::SourceList "/dev/null";
+Dir::Etc::SourceParts "$apt/sources";
+Dir::State::Lists "$apt/lists";
+Dir::Cache "$apt/cache";
+Acquire::Languages "none";
+APT::Sandbox::User "root";
+EOF
+  echo "setup: unpacking ${missing[*]} of $suite" >&2
+  APT_CONFIG=$apt/conf apt-get update -qq || return 1
+  for package in "${missing[@]}"; do
+    rm -f "$root/deb/${package}"_*.deb
+    (cd "$root/deb" && APT_CONFIG=$apt/conf apt-get download -qq "$package/$suite") || return 1
+    dpkg -x "$root/deb/${package}"_*.deb "$root/$suite" || return 1
+    touch "$root/$suite/.done-$package"
+  done
+  # Its runc needs a newer C library than this system may have: the daemons find the system's.
+  rm -rf "$root/deb" "$apt" "$root/$suite"/usr/{bin,sbin}/runc
+}
+newer_runtimes || echo "setup: Docker and containerd of the next Debian are not to be had; their tests skip by name" >&2
 
 # The stores of a cluster. etcd is this system's own package; Consul is in Debian bullseye alone, so it is unpacked beside the
 # system from a private apt configuration. Where it is not to be had, its tests are skipped by name.

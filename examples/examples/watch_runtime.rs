@@ -3,7 +3,7 @@
 //! ```text
 //! cargo run --example watch_runtime              # two seconds, then a summary
 //! cargo run --example watch_runtime -- 60        # a minute; run containers or `ip netns add` meanwhile
-//! cargo run --example watch_runtime -- 60 /path/to/docker.sock
+//! cargo run --example watch_runtime -- 60 /path/to/docker.sock /path/to/containerd.sock   # `off` for none
 //! ```
 //!
 //! Root is needed to see the interfaces of containers, not for the events.
@@ -11,9 +11,7 @@
 
 use std::time::Duration;
 
-use nv_runtime::{
-    DiscoverOptions, LinkEvent, LinkWatcher, Location, Monitor, MonitorEvent, MonitorOptions, discover,
-};
+use nv_runtime::{DiscoverOptions, LinkEvent, LinkWatcher, Location, Monitor, MonitorEvent, MonitorOptions};
 use nv_types::Workload;
 use tokio_util::sync::CancellationToken;
 
@@ -21,20 +19,15 @@ use tokio_util::sync::CancellationToken;
 async fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let seconds = arguments.next().map_or(Ok(2), |text| text.parse())?;
-    let docker = arguments
-        .next()
-        .map_or(Location::Auto, |path| Location::At(path.into()));
-
-    let runtimes = discover(&DiscoverOptions {
-        docker,
+    let mut place = || Location::parse(&arguments.next().unwrap_or_default());
+    let places = DiscoverOptions {
+        docker: place(),
+        containerd: place(),
         ..DiscoverOptions::default()
-    });
+    };
     let cancel = CancellationToken::new();
-    let mut events = Monitor::spawn(
-        runtimes,
-        MonitorOptions::new("this-node".parse()?),
-        cancel.clone(),
-    );
+    // Also those runtimes whose sockets appear later.
+    let mut events = Monitor::discover(places, MonitorOptions::new("this-node".parse()?), cancel.clone());
     // The kernel tells of a container's interface before its runtime tells of the container.
     let mut links = LinkWatcher::spawn(256)?;
 
@@ -83,6 +76,9 @@ fn describe(workload: &Workload) {
         "         {} of service {}, image {:?}",
         workload.name, workload.service, workload.image
     );
+    for container in &workload.containers {
+        println!("         with {} of {:?}", container.name, container.image);
+    }
     for interface in &workload.interfaces {
         let addresses: Vec<String> = interface
             .addresses

@@ -25,6 +25,13 @@ pub(crate) fn run(name: &str, args: &[String]) -> anyhow::Result<()> {
                 .args(args);
             cmd::run(&mut bench)
         }
+        "runtime" => {
+            let mut bench = cmd::cargo();
+            bench
+                .args(["bench", "--locked", "-p", "nv-runtime", "--bench", name, "--"])
+                .args(args);
+            cmd::run(&mut bench)
+        }
         "policy" | "decide" => {
             let mut bench = cmd::cargo();
             bench
@@ -33,7 +40,7 @@ pub(crate) fn run(name: &str, args: &[String]) -> anyhow::Result<()> {
             cmd::run(&mut bench)
         }
         _ => bail!(
-            "no bench '{name}': there are datapath, side-by-side, program, apply, footprint, policy and decide"
+            "no bench '{name}': there are datapath, side-by-side, program, apply, footprint, policy, decide and runtime"
         ),
     }
 }

@@ -32,7 +32,7 @@ enum Task {
     },
     /// Run a bench and write target/bench/NAME.json.
     Bench {
-        /// side-by-side, apply, footprint, policy, decide
+        /// side-by-side, apply, footprint, policy, decide, runtime
         name: String,
         /// Passed on to the bench.
         #[arg(last = true)]

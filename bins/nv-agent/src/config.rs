@@ -45,9 +45,18 @@ pub struct Cli {
     /// Address of the agent's own gRPC, for captures [default: 127.0.0.1:18401].
     #[arg(long, env = "NV_LISTEN", global = true, value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
-    /// dockerd's socket; `off`: do not look for it.
+    /// dockerd's socket, or several with commas; `off`: do not look for it [default: the usual one, if it is there].
     #[arg(long, env = "NV_DOCKER", global = true, value_name = "SOCKET")]
     pub docker: Option<String>,
+    /// Podman's socket, likewise.
+    #[arg(long, env = "NV_PODMAN", global = true, value_name = "SOCKET")]
+    pub podman: Option<String>,
+    /// containerd's socket, likewise; also that of k3s, k0s and MicroK8s is usual.
+    #[arg(long, env = "NV_CONTAINERD", global = true, value_name = "SOCKET")]
+    pub containerd: Option<String>,
+    /// Socket of CRI-O or another runtime that speaks the CRI, likewise.
+    #[arg(long, env = "NV_CRI", global = true, value_name = "SOCKET")]
+    pub cri: Option<String>,
     /// Folder of named network namespaces; `off`: do not watch it [default: /run/netns].
     #[arg(long, env = "NV_NETNS", global = true, value_name = "DIR")]
     pub netns: Option<String>,
@@ -123,6 +132,9 @@ struct File {
     dp_socket: Option<PathBuf>,
     listen: Option<SocketAddr>,
     docker: Option<String>,
+    podman: Option<String>,
+    containerd: Option<String>,
+    cri: Option<String>,
     netns: Option<String>,
     netns_prefix: Option<String>,
     join_token_file: Option<PathBuf>,
@@ -322,8 +334,11 @@ impl Config {
             datapath,
             listen,
             runtimes: DiscoverOptions {
-                docker: location(cli.docker.clone().or(file.docker)),
-                netns: location(cli.netns.clone().or(file.netns)),
+                docker: location(&cli.docker, file.docker),
+                podman: location(&cli.podman, file.podman),
+                containerd: location(&cli.containerd, file.containerd),
+                cri: location(&cli.cri, file.cri),
+                netns: location(&cli.netns, file.netns),
                 netns_prefix: file.netns_prefix.unwrap_or_default(),
             },
             credentials: Credentials::Folder {
@@ -334,12 +349,9 @@ impl Config {
     }
 }
 
-fn location(text: Option<String>) -> Location {
-    match text.as_deref() {
-        None => Location::Auto,
-        Some("off") => Location::Off,
-        Some(path) => Location::At(path.trim_start_matches("unix://").into()),
-    }
+fn location(option: &Option<String>, file: Option<String>) -> Location {
+    let text = option.clone().or(file);
+    text.map_or(Location::Auto, |text| Location::parse(&text))
 }
 
 fn host_name() -> Result<String, String> {
@@ -375,6 +387,10 @@ mod tests {
         let config = parse(&["--node", "n1", "--docker", "unix:///x.sock", "--netns", "off"]).unwrap();
         assert_eq!(config.runtimes.docker, Location::At("/x.sock".into()));
         assert_eq!(config.runtimes.netns, Location::Off);
+        assert_eq!(config.runtimes.containerd, Location::Auto);
+        let config = parse(&["--node", "n1", "--containerd", "/a.sock,/b.sock"]).unwrap();
+        let both = vec!["/a.sock".into(), "/b.sock".into()];
+        assert_eq!(config.runtimes.containerd, Location::Each(both));
         for (args, name) in [
             (["--node", "a/b"], "node"),
             (["--controller", "nowhere"], "controller"),

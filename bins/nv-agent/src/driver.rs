@@ -17,6 +17,7 @@ use crate::captures::Workloads;
 use crate::datapath::{Ask, DatapathThread, Tell};
 use crate::hook::{self, Holds};
 use crate::node;
+use crate::runtimes::Runtimes;
 use crate::snapshot::Snapshot;
 use crate::uplink::Uplink;
 
@@ -47,6 +48,7 @@ pub(crate) struct Driver {
     /// Where the revision in force is told.
     pub(crate) told: watch::Sender<Option<Revision>>,
     pub(crate) facts: Facts,
+    pub(crate) watched: Runtimes,
     /// What the datapath guards already.
     pub(crate) adopted: Vec<EndpointWant>,
     pub(crate) snapshot: Snapshot,
@@ -260,6 +262,12 @@ impl Driver {
     }
 
     fn runtime_told(&mut self, event: MonitorEvent) {
+        let synced = self.watched.hear(&event);
+        let watched = self.watched.facts();
+        if watched != self.facts.runtimes {
+            self.facts.runtimes = watched;
+            self.input(Input::Facts(self.facts.clone()));
+        }
         if let MonitorEvent::Runtime { event, .. } = &event
             && let Ok(id) = event.subject.parse()
         {
@@ -292,10 +300,9 @@ impl Driver {
                     workloads = running.len(),
                     "runtime"
                 );
-                self.input(Input::Synced {
-                    runtime: info.name,
-                    running,
-                });
+                if let Some((runtime, running)) = synced {
+                    self.input(Input::Synced { runtime, running });
+                }
             }
         }
     }

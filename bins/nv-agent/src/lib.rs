@@ -22,6 +22,7 @@ mod dp;
 mod driver;
 mod hook;
 mod node;
+mod runtimes;
 mod snapshot;
 mod transport;
 mod uplink;
@@ -36,7 +37,9 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use nv_agent_core::{Agent, Facts};
 use nv_capture::{CaptureConfig, CaptureManager};
-use nv_runtime::{ContainerRuntime, LinkWatcher, Location, Monitor, MonitorOptions, discover};
+use nv_runtime::{
+    ContainerRuntime, DiscoverOptions, LinkWatcher, Location, Monitor, MonitorOptions, discover,
+};
 use nv_store::{KvStore as _, RemoteStore};
 use nv_types::{NodeId, Revision, Workload, WorkloadId};
 use tokio::sync::{mpsc, watch};
@@ -53,6 +56,7 @@ use captures::{CaptureService, Workloads};
 use credentials::Pems;
 use datapath::DatapathThread;
 use driver::Driver;
+use runtimes::Runtimes;
 use snapshot::Snapshot;
 use transport::GrpcStore;
 use uplink::Uplink;
@@ -143,7 +147,7 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         node: config.node.clone(),
         netns_dir: match &config.runtimes.netns {
             Location::At(path) => path.clone(),
-            Location::Auto | Location::Off => "/run/netns".into(),
+            Location::Auto | Location::Each(_) | Location::Off => "/run/netns".into(),
         },
     };
     let (listen, serving) = captures::serve(service, config.listen, &pems, shutdown.clone()).await?;
@@ -163,18 +167,23 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         version: env!("CARGO_PKG_VERSION").into(),
         kernel: node::kernel(),
         hook: hook.clone(),
+        runtimes: Vec::new(),
         started: node::now(),
     };
-    let runtimes = discover(&config.runtimes);
     let (asks, hooks) = mpsc::channel(TELLS);
     if let Some(socket) = &config.hook_socket {
         let workloads = Arc::clone(&workloads);
         tasks.spawn(hook::serve(socket, asks.clone(), workloads, shutdown.clone())?);
     }
     let (told, in_force) = watch::channel(None);
+    let named = DiscoverOptions {
+        netns: config.runtimes.netns.clone(),
+        netns_prefix: config.runtimes.netns_prefix.clone(),
+        ..DiscoverOptions::nothing()
+    };
     let (refresh, refreshed) = mpsc::channel(TELLS);
     tasks.spawn(refresh_named(
-        runtimes.clone(),
+        discover(&named),
         config.node.clone(),
         refresh,
         shutdown.clone(),
@@ -185,8 +194,9 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         core: Agent::new(config.node.clone()),
         datapath,
         tells: from_datapath,
-        runtimes: Monitor::spawn(
-            runtimes,
+        watched: Runtimes::expecting(&discover(&config.runtimes)),
+        runtimes: Monitor::discover(
+            config.runtimes,
             MonitorOptions::new(config.node.clone()),
             shutdown.clone(),
         ),
@@ -239,9 +249,6 @@ async fn refresh_named(
             () = shutdown.cancelled() => return,
         }
         for runtime in &runtimes {
-            if !runtime.info().await.is_ok_and(|info| info.name == "netns") {
-                continue;
-            }
             let running = runtime.list().await.unwrap_or_default();
             seen.retain(|id, _| running.contains(id));
             for id in running {

@@ -80,9 +80,21 @@ struct Cli {
     )]
     pin_dir: PathBuf,
 
-    /// dockerd's socket; `off`: do not look for it [default: the usual one, if it is there].
+    /// dockerd's socket, or several with commas; `off`: do not look for it [default: the usual one, if it is there].
     #[arg(long, env = "NV_DOCKER", value_name = "SOCKET")]
     docker: Option<String>,
+
+    /// Podman's socket, likewise.
+    #[arg(long, env = "NV_PODMAN", value_name = "SOCKET")]
+    podman: Option<String>,
+
+    /// containerd's socket, likewise; also that of k3s, k0s and MicroK8s is usual.
+    #[arg(long, env = "NV_CONTAINERD", value_name = "SOCKET")]
+    containerd: Option<String>,
+
+    /// Socket of CRI-O or another runtime that speaks the CRI, likewise.
+    #[arg(long, env = "NV_CRI", value_name = "SOCKET")]
+    cri: Option<String>,
 
     /// Folder of named network namespaces; `off`: do not watch it [default: /run/netns].
     #[arg(long, env = "NV_NETNS", value_name = "DIR")]
@@ -137,11 +149,7 @@ fn stock_main(cli: &Cli) -> u8 {
         return block_on("info", |_| async { purge(&cli.pin_dir) });
     }
     block_on("info", |shutdown| async move {
-        let location = |text: &Option<String>| match text.as_deref() {
-            None => Location::Auto,
-            Some("off") => Location::Off,
-            Some(path) => Location::At(path.trim_start_matches("unix://").into()),
-        };
+        let location = |text: &Option<String>| Location::parse(text.as_deref().unwrap_or("auto"));
         let node = match &cli.node {
             Some(node) => node.clone(),
             None => nix::sys::utsname::uname()?
@@ -161,6 +169,9 @@ fn stock_main(cli: &Cli) -> u8 {
             pin_dir: cli.pin_dir.clone(),
             runtimes: DiscoverOptions {
                 docker: location(&cli.docker),
+                podman: location(&cli.podman),
+                containerd: location(&cli.containerd),
+                cri: location(&cli.cri),
                 netns: location(&cli.netns),
                 netns_prefix: String::new(),
             },

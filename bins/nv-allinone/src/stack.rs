@@ -101,9 +101,9 @@ impl Stack {
             agent_listen: free,
             pin_dir: pin_folder(plan.instance()),
             runtimes: DiscoverOptions {
-                docker: Location::Off,
                 netns: Location::Auto,
                 netns_prefix: plan.prefix(),
+                ..DiscoverOptions::nothing()
             },
         };
         Self::start(config, CancellationToken::new()).await

@@ -180,9 +180,11 @@ pub(crate) const NODES: Columns = Columns {
         col("HOOK", "hook"),
         col("LOST EVENTS", "lost_events@sum"),
         col("DEGRADED", "degraded"),
+        wide("RUNTIMES", "runtimes"),
         wide("VERSION", "version"),
         wide("KERNEL", "kernel"),
         wide("ADDRESSES", "addresses"),
+        wide("LAST CONTACT", "seen@time"),
     ],
 };
 

@@ -79,9 +79,9 @@ impl Product {
             agent_listen: free,
             pin_dir: pins.clone(),
             runtimes: DiscoverOptions {
-                docker: Location::Off,
                 netns: Location::Auto,
                 netns_prefix: prefix.clone(),
+                ..DiscoverOptions::nothing()
             },
         };
         let runtime = tokio::runtime::Runtime::new().unwrap();

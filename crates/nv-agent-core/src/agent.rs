@@ -373,6 +373,7 @@ impl Agent {
             version: self.facts.version.clone(),
             kernel: self.facts.kernel.clone(),
             hook: self.facts.hook.clone(),
+            runtimes: self.facts.runtimes.clone(),
             revision: self.in_force.unwrap_or_default(),
             endpoints: u32::try_from(self.endpoints.guarded()).unwrap_or(u32::MAX),
             degraded: self

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use nv_types::{
-    Application, Decision, Direction, FlowState, IpProto, MacAddr, PolicyImage, PortSpec, Revision,
-    Timestamp, Verdict, Workload, WorkloadId,
+    Application, Decision, Direction, FlowState, IpProto, MacAddr, NodeRuntime, PolicyImage, PortSpec,
+    Revision, Timestamp, Verdict, Workload, WorkloadId,
 };
 
 /// Nanoseconds on a clock that goes forward only, at one pace, and that nobody sets (`CLOCK_MONOTONIC`): every duration is
@@ -49,6 +49,8 @@ pub struct Facts {
     pub kernel: String,
     /// `tcx`, `clsact` or `software`.
     pub hook: String,
+    /// Container runtimes that are watched.
+    pub runtimes: Vec<NodeRuntime>,
     /// When the agent started.
     pub started: Timestamp,
 }

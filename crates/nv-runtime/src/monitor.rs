@@ -1,49 +1,34 @@
 //! One stream over all runtimes that does not end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
-use nv_types::{Interface, NodeId, Timestamp, Workload, WorkloadId, WorkloadState};
-use tokio::sync::mpsc;
+use nv_types::{NodeId, Timestamp, Workload, WorkloadId, WorkloadState};
+use tokio::sync::{Mutex, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::now;
+use crate::discover::{DiscoverOptions, find};
+use crate::ledger::{Ledger, Life, Tell};
+use crate::options::MonitorOptions;
 use crate::runtime::{ContainerRuntime, EventKind, RuntimeError, RuntimeEvent, RuntimeInfo};
 
-/// How many workloads are inspected at once after a (re)connect.
-const INSPECTIONS: usize = 8;
+/// How many workloads are inspected at once.
+const INSPECTIONS: usize = 16;
+/// A stream of events may begin a moment after it was asked for: what happened in that moment is found by listing again.
+const SECOND_LOOK: Duration = Duration::from_millis(300);
+/// Every so many audits what runs is looked at too: a restart of which no event came shows in no list.
+const THOROUGH: u64 = 5;
+/// How often sockets that were not there are looked for.
+const PROBE: Duration = Duration::from_secs(5);
 
-/// How a [`Monitor`] works.
-#[derive(Clone, Debug)]
-pub struct MonitorOptions {
-    /// The node that workloads are said to run on.
-    pub node: NodeId,
-    /// Events that may wait for the consumer; when it is slower the runtimes wait too, and what they lose meanwhile
-    /// is found by comparing.
-    pub capacity: usize,
-    /// Wait before the first try to connect again; doubled with each failure, half of it random.
-    pub backoff_min: Duration,
-    /// Longest such wait.
-    pub backoff_max: Duration,
-}
-
-impl MonitorOptions {
-    /// 1024 events, waits from 100 ms to 10 s.
-    #[must_use]
-    pub fn new(node: NodeId) -> Self {
-        Self {
-            node,
-            capacity: 1024,
-            backoff_min: Duration::from_millis(100),
-            backoff_max: Duration::from_secs(10),
-        }
-    }
-}
-
-/// What a monitor tells. `runtime` is the place in the list that it was started with.
+/// What a monitor tells. `runtime` is the place in the list that it was started with, or the order of discovery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MonitorEvent {
     /// A runtime told of something, or it was found by comparing after a (re)connect.
@@ -62,7 +47,7 @@ pub enum MonitorEvent {
         runtime: usize,
         /// What it is.
         info: RuntimeInfo,
-        /// Every workload that runs.
+        /// Every workload that runs in it.
         running: BTreeSet<WorkloadId>,
     },
 }
@@ -74,32 +59,21 @@ pub struct Monitor;
 impl Monitor {
     /// Starts a task for each runtime. The channel closes only after `cancel`.
     ///
-    /// For each runtime the consumer sees one [`EventKind::Start`] for each life of a workload and one
+    /// The consumer sees one [`EventKind::Start`] for each life of a workload, however many runtimes tell of it, and one
     /// [`EventKind::Stop`] after it, [`EventKind::Delete`] last, [`EventKind::Change`] only between the first two; a lost
-    /// connection as one [`EventKind::SocketError`],
-    /// then the difference, then [`MonitorEvent::Synced`]. Must be called in a tokio runtime.
+    /// connection as one [`EventKind::SocketError`], then the difference, then [`MonitorEvent::Synced`]. Must be called in a tokio runtime.
     #[must_use]
     pub fn spawn(
         runtimes: Vec<Arc<dyn ContainerRuntime>>,
         options: MonitorOptions,
         cancel: CancellationToken,
     ) -> mpsc::Receiver<MonitorEvent> {
-        let (sender, receiver) = mpsc::channel(options.capacity.max(1));
+        let (shared, receiver) = Shared::new(options);
         for (index, runtime) in runtimes.into_iter().enumerate() {
-            let mut watcher = Watcher {
-                index,
-                runtime,
-                options: options.clone(),
-                sender: sender.clone(),
-                running: BTreeMap::new(),
-                ended: BTreeSet::new(),
-            };
-            let cancel = cancel.clone();
-            tokio::spawn(async move {
-                let _ = cancel.run_until_cancelled(watcher.run()).await;
-            });
+            shared.watch(index, runtime, &cancel);
         }
         // Where there is no runtime at all the channel stays open too.
+        let sender = shared.sender;
         tokio::spawn(async move {
             tokio::select! {
                 () = cancel.cancelled() => {}
@@ -108,39 +82,67 @@ impl Monitor {
         });
         receiver
     }
-}
 
-/// What tells two lives of a workload apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Life {
-    started: Timestamp,
-    pid: u32,
-    netns: u64,
-}
-
-impl Life {
-    const fn of(workload: &Workload) -> Self {
-        Self {
-            started: workload.started,
-            pid: workload.pid,
-            netns: workload.netns,
-        }
+    /// As [`Monitor::spawn`] with the runtimes of this host: those that [`discover`](crate::discover) finds now, and
+    /// those whose sockets appear later.
+    #[must_use]
+    pub fn discover(
+        places: DiscoverOptions,
+        options: MonitorOptions,
+        cancel: CancellationToken,
+    ) -> mpsc::Receiver<MonitorEvent> {
+        let (shared, receiver) = Shared::new(options);
+        tokio::spawn(async move {
+            let mut known: BTreeSet<PathBuf> = BTreeSet::new();
+            loop {
+                for found in find(&places) {
+                    if known.insert(found.key) {
+                        shared.watch(known.len() - 1, found.runtime, &cancel);
+                    }
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(PROBE) => {}
+                    () = cancel.cancelled() => return,
+                }
+            }
+        });
+        receiver
     }
 }
 
-/// What is remembered of a workload.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Found {
-    life: Life,
-    interfaces: Vec<Interface>,
+/// What the tasks have in common.
+#[derive(Clone)]
+struct Shared {
+    options: MonitorOptions,
+    /// Locked while its words are handed over, so that they arrive in its order.
+    ledger: Arc<Mutex<Ledger>>,
+    sender: mpsc::Sender<MonitorEvent>,
 }
 
-impl Found {
-    fn of(workload: &Workload) -> Self {
-        Self {
-            life: Life::of(workload),
-            interfaces: workload.interfaces.clone(),
-        }
+impl Shared {
+    fn new(options: MonitorOptions) -> (Self, mpsc::Receiver<MonitorEvent>) {
+        let (sender, receiver) = mpsc::channel(options.capacity.max(1));
+        let ledger = Arc::default();
+        (
+            Self {
+                options,
+                ledger,
+                sender,
+            },
+            receiver,
+        )
+    }
+
+    fn watch(&self, index: usize, runtime: Arc<dyn ContainerRuntime>, cancel: &CancellationToken) {
+        let mut watcher = Watcher {
+            index,
+            runtime,
+            shared: self.clone(),
+        };
+        let cancel = cancel.clone();
+        tokio::spawn(async move {
+            let _ = cancel.run_until_cancelled(watcher.run()).await;
+        });
     }
 }
 
@@ -160,12 +162,7 @@ impl From<RuntimeError> for Ended {
 struct Watcher {
     index: usize,
     runtime: Arc<dyn ContainerRuntime>,
-    options: MonitorOptions,
-    sender: mpsc::Sender<MonitorEvent>,
-    /// Workloads told as started, as they were found last. Nothing: it could not be inspected.
-    running: BTreeMap<WorkloadId, Option<Found>>,
-    /// Workloads told as stopped, not yet as deleted.
-    ended: BTreeSet<WorkloadId>,
+    shared: Shared,
 }
 
 impl Watcher {
@@ -180,29 +177,28 @@ impl Watcher {
                 Ended::Consumer => return,
                 Ended::Runtime(reason) => reason,
             };
+            self.shared.ledger.lock().await.lost(self.index);
             // One error an outage: a connection in between begins a new one.
             told &= !synced;
-            if !told
-                && self
-                    .tell(EventKind::SocketError, reason, now(), None)
-                    .await
-                    .is_err()
-            {
-                return;
+            if !told {
+                self.shared.options.stats.outages.fetch_add(1, Ordering::Relaxed);
+                if self.pass(EventKind::SocketError, reason, now()).await.is_err() {
+                    return;
+                }
             }
             told = true;
-            let steady = synced && begun.elapsed() >= self.options.backoff_max;
+            let steady = synced && begun.elapsed() >= self.shared.options.backoff_max;
             failures = if steady { 0 } else { failures.saturating_add(1) };
             tokio::time::sleep(self.wait(failures)).await;
         }
     }
 
     fn wait(&self, failures: u32) -> Duration {
-        let doubled = self
-            .options
+        let options = &self.shared.options;
+        let doubled = options
             .backoff_min
             .saturating_mul(1u32.checked_shl(failures.saturating_sub(1).min(16)).unwrap_or(1));
-        let longest = doubled.min(self.options.backoff_max);
+        let longest = doubled.min(options.backoff_max);
         // The standard hasher's random keys are jitter enough.
         let random = RandomState::new().hash_one(self.index) % 1024;
         longest / 2 + longest / 2 * u32::try_from(random).unwrap_or_default() / 1024
@@ -210,10 +206,17 @@ impl Watcher {
 
     async fn connection(&mut self, synced: &mut bool) -> Result<std::convert::Infallible, Ended> {
         // Events first: what happens during the listing is then told twice, and the second time changes nothing.
-        let mut events = self.runtime.events().await?;
+        let events = self.runtime.events().await?;
         let info = self.runtime.info().await?;
-        self.compare().await?;
-        let running = self.running.keys().cloned().collect();
+        {
+            let mut ledger = self.shared.ledger.lock().await;
+            ledger.connected(self.index, rank(self.runtime.name()));
+        }
+        self.compare(true).await?;
+        let running = {
+            let ledger = self.shared.ledger.lock().await;
+            ledger.held_by(self.index).cloned().collect()
+        };
         let runtime = self.index;
         self.send(MonitorEvent::Synced {
             runtime,
@@ -222,50 +225,71 @@ impl Watcher {
         })
         .await?;
         *synced = true;
-        while let Some(event) = events.recv().await {
-            self.streamed(event).await?;
-        }
-        Err(Ended::Runtime("the stream of events ended".to_owned()))
-    }
-
-    /// Lists, and tells what differs from what was told.
-    async fn compare(&mut self) -> Result<(), Ended> {
-        let listed: BTreeSet<WorkloadId> = self.runtime.list().await?.into_iter().collect();
-        let gone: Vec<WorkloadId> = self
-            .running
-            .keys()
-            .filter(|id| !listed.contains(*id))
-            .cloned()
-            .collect();
-        for id in gone {
-            self.stopped(&id, now()).await?;
-        }
-        for id in self.ended.difference(&listed).cloned().collect::<Vec<_>>() {
-            let found = self.runtime.inspect(&id, &self.options.node).await;
-            if matches!(found, Err(RuntimeError::NotFound { .. })) {
-                self.deleted(&id, now()).await?;
+        let (runtime, node) = (Arc::clone(&self.runtime), self.shared.options.node.clone());
+        let mut events = ReceiverStream::new(events)
+            .map(|event| looked_up(Arc::clone(&runtime), node.clone(), event))
+            .buffered(INSPECTIONS);
+        let mut audits: u64 = 0;
+        let mut audit = tokio::time::Instant::now() + SECOND_LOOK.min(self.shared.options.audit);
+        loop {
+            tokio::select! {
+                event = events.next() => match event {
+                    Some((event, workload)) => self.streamed(event, workload).await?,
+                    None => return Err(Ended::Runtime("the stream of events ended".to_owned())),
+                },
+                () = tokio::time::sleep_until(audit) => {
+                    audits += 1;
+                    self.compare(audits.is_multiple_of(THOROUGH)).await?;
+                    audit = tokio::time::Instant::now() + self.shared.options.audit;
+                }
             }
         }
-        let runtime = Arc::clone(&self.runtime);
-        let node = self.options.node.clone();
-        let found = stream::iter(listed)
-            .map(|id| {
-                let (runtime, node) = (Arc::clone(&runtime), node.clone());
-                async move {
-                    let workload = runtime.inspect(&id, &node).await;
-                    (id, workload)
-                }
-            })
-            .buffered(INSPECTIONS);
-        let mut found = std::pin::pin!(found);
+    }
+
+    /// Lists, and tells what differs from what was told. `thorough`: what runs is looked at too, as it may run anew or look
+    /// different; else only what nobody has looked at.
+    async fn compare(&self, thorough: bool) -> Result<(), Ended> {
+        let mut listed: BTreeSet<WorkloadId> = self.runtime.list().await?.into_iter().collect();
+        let (gone, ended, known) = {
+            let ledger = self.shared.ledger.lock().await;
+            let held: Vec<WorkloadId> = ledger.held_by(self.index).cloned().collect();
+            let ended: Vec<WorkloadId> = ledger.ended_in(self.index).cloned().collect();
+            let (known, gone): (Vec<_>, Vec<_>) = held.into_iter().partition(|id| listed.contains(id));
+            let known: Vec<_> = known
+                .into_iter()
+                .filter(|id| ledger.life(self.index, id).is_some())
+                .collect();
+            (gone, ended, known)
+        };
+        for id in gone {
+            self.told(|ledger, runtime| ledger.stopped(runtime, &id, now()))
+                .await?;
+            self.deleted_if_gone(&id).await?;
+        }
+        for id in ended.iter().filter(|id| !listed.contains(*id)) {
+            self.deleted_if_gone(id).await?;
+        }
+        if !thorough {
+            for id in &known {
+                listed.remove(id);
+            }
+        }
+        let found = stream::iter(listed).map(|id| {
+            let (runtime, node) = (Arc::clone(&self.runtime), self.shared.options.node.clone());
+            async move {
+                let workload = runtime.inspect(&id, &node).await;
+                (id, workload)
+            }
+        });
+        let mut found = std::pin::pin!(found.buffered(INSPECTIONS));
         while let Some((id, workload)) = found.next().await {
             match workload {
-                Ok(workload) => {
+                Ok(workload) if workload.state == WorkloadState::Running => {
                     let at = workload.started;
                     self.started(id, at, Some(workload)).await?;
                 }
                 // It ended since the listing: its end is in the stream if its start was told.
-                Err(RuntimeError::NotFound { .. }) => {}
+                Ok(_) | Err(RuntimeError::NotFound { .. }) => {}
                 Err(error @ RuntimeError::Unreachable { .. }) => return Err(error.into()),
                 Err(error) => {
                     tracing::warn!(%id, %error, "workload not inspected");
@@ -276,36 +300,41 @@ impl Watcher {
         Ok(())
     }
 
-    async fn streamed(&mut self, event: RuntimeEvent) -> Result<(), Ended> {
+    /// Tells that a workload that has ended is gone, if it is.
+    async fn deleted_if_gone(&self, id: &WorkloadId) -> Result<(), Ended> {
+        let found = self.runtime.inspect(id, &self.shared.options.node).await;
+        if !matches!(found, Err(RuntimeError::NotFound { .. })) {
+            return Ok(());
+        }
+        self.told(|ledger, runtime| ledger.deleted(runtime, id, now()))
+            .await
+    }
+
+    async fn streamed(&self, event: RuntimeEvent, workload: Option<Workload>) -> Result<(), Ended> {
         let id = || WorkloadId::try_new(event.subject.clone()).ok();
         match event.kind {
-            EventKind::Start => {
-                let Some(id) = id() else { return Ok(()) };
-                let found = self.runtime.inspect(&id, &self.options.node).await;
-                if let Err(error) = &found {
-                    tracing::debug!(%id, %error, "started workload not inspected");
-                }
-                self.started(id, event.at, found.ok()).await
-            }
+            EventKind::Start => match id() {
+                Some(id) => self.started(id, event.at, workload).await,
+                None => Ok(()),
+            },
             EventKind::Stop => match id() {
-                // A life that began after this event is not the one that it ended.
-                Some(id) if self.life(&id).is_none_or(|life| life.started <= event.at) => {
-                    self.stopped(&id, event.at).await
+                Some(id) if !self.is_older(&id, event.at).await => {
+                    self.told(|ledger, runtime| ledger.stopped(runtime, &id, event.at))
+                        .await
                 }
-                Some(id) if self.has_ended(&id).await => self.stopped(&id, event.at).await,
                 _ => Ok(()),
             },
             EventKind::Delete => match id() {
-                Some(id) => self.deleted(&id, event.at).await,
-                None => Ok(()),
+                Some(id) if !self.is_older(&id, event.at).await => {
+                    self.told(|ledger, runtime| ledger.deleted(runtime, &id, event.at))
+                        .await
+                }
+                _ => Ok(()),
             },
-            EventKind::Change => match id() {
-                Some(id) if self.running.contains_key(&id) => {
-                    let found = self.runtime.inspect(&id, &self.options.node).await;
-                    if let Err(error) = &found {
-                        tracing::debug!(%id, %error, "changed workload not inspected");
-                    }
-                    self.changed(id, event.at, found.ok()).await
+            EventKind::Change => match (id(), workload) {
+                (Some(id), Some(workload)) => {
+                    self.told(|ledger, runtime| ledger.changed(runtime, id, event.at, workload))
+                        .await
                 }
                 _ => Ok(()),
             },
@@ -313,97 +342,109 @@ impl Watcher {
             | EventKind::CopyOut
             | EventKind::NetworkCreate
             | EventKind::NetworkDelete
-            | EventKind::SocketError => self.tell(event.kind, event.subject, event.at, None).await,
+            | EventKind::SocketError => self.pass(event.kind, event.subject, event.at).await,
         }
     }
 
-    /// Whether a workload is over although its end is said to be before its start: so it is after the clock was set back.
-    async fn has_ended(&self, id: &WorkloadId) -> bool {
-        match self.runtime.inspect(id, &self.options.node).await {
-            Ok(workload) => workload.state != WorkloadState::Running,
-            Err(error) => matches!(error, RuntimeError::NotFound { .. }),
-        }
-    }
-
-    fn life(&self, id: &WorkloadId) -> Option<Life> {
-        self.running.get(id)?.as_ref().map(|found| found.life)
-    }
-
-    async fn started(
-        &mut self,
-        id: WorkloadId,
-        at: Timestamp,
-        workload: Option<Workload>,
-    ) -> Result<(), Ended> {
-        if self.running.contains_key(&id) {
-            match &workload {
-                None => return Ok(()),
-                // The same life; it may have been connected to a network while nobody told.
-                Some(found) if self.life(&id) == Some(Life::of(found)) => {
-                    return self.changed(id, at, workload).await;
-                }
-                Some(_) => self.stopped(&id, at).await?,
-            }
-        }
-        self.ended.remove(&id);
-        self.running.insert(id.clone(), workload.as_ref().map(Found::of));
-        self.tell(EventKind::Start, id.into(), at, workload.map(Box::new))
-            .await
-    }
-
-    /// Tells of a workload that runs and has other interfaces than before. Networks also come and go while one starts or
-    /// ends: the events of that tell it all.
-    async fn changed(
-        &mut self,
-        id: WorkloadId,
-        at: Timestamp,
-        workload: Option<Workload>,
-    ) -> Result<(), Ended> {
-        let (Some(Some(known)), Some(workload)) = (self.running.get_mut(&id), workload) else {
-            return Ok(());
+    /// Whether the end told is that of a life before the one that runs. Its time says so, but clocks may be set: what says
+    /// so is that the known life goes on.
+    async fn is_older(&self, id: &WorkloadId, ended: Timestamp) -> bool {
+        let life = self.shared.ledger.lock().await.life(self.index, id);
+        let Some(life) = life.filter(|life| life.started > ended) else {
+            return false;
         };
-        let found = Found::of(&workload);
-        if known.life != found.life || *known == found {
-            return Ok(());
-        }
-        *known = found;
-        self.tell(EventKind::Change, id.into(), at, Some(Box::new(workload)))
+        let found = self.runtime.inspect(id, &self.shared.options.node).await;
+        found.is_ok_and(|workload| workload.state == WorkloadState::Running && Life::of(&workload) == life)
+    }
+
+    async fn started(&self, id: WorkloadId, at: Timestamp, workload: Option<Workload>) -> Result<(), Ended> {
+        self.told(|ledger, runtime| ledger.started(runtime, id, at, workload))
             .await
     }
 
-    async fn stopped(&mut self, id: &WorkloadId, at: Timestamp) -> Result<(), Ended> {
-        if self.running.remove(id).is_none() {
-            return Ok(());
+    /// Enters something into the ledger and hands over what it says to that.
+    async fn told(&self, enter: impl FnOnce(&mut Ledger, usize) -> Vec<Tell>) -> Result<(), Ended> {
+        let mut ledger = self.shared.ledger.lock().await;
+        for tell in enter(&mut ledger, self.index) {
+            let unshared = |workload: Arc<Workload>| Box::new(Arc::unwrap_or_clone(workload));
+            let (kind, id, at, workload) = match tell {
+                Tell::Start(id, at, workload) => (EventKind::Start, id, at, workload),
+                Tell::Change(id, at, workload) => (EventKind::Change, id, at, Some(workload)),
+                Tell::Stop(id, at) => (EventKind::Stop, id, at, None),
+                Tell::Delete(id, at) => (EventKind::Delete, id, at, None),
+            };
+            self.send(MonitorEvent::Runtime {
+                runtime: self.index,
+                event: RuntimeEvent {
+                    kind,
+                    subject: id.into(),
+                    at,
+                },
+                workload: workload.map(unshared),
+            })
+            .await?;
         }
-        self.ended.insert(id.clone());
-        self.tell(EventKind::Stop, id.to_string(), at, None).await
+        drop(ledger);
+        Ok(())
     }
 
-    async fn deleted(&mut self, id: &WorkloadId, at: Timestamp) -> Result<(), Ended> {
-        self.stopped(id, at).await?;
-        if !self.ended.remove(id) {
-            return Ok(());
-        }
-        self.tell(EventKind::Delete, id.to_string(), at, None).await
-    }
-
-    async fn tell(
-        &self,
-        kind: EventKind,
-        subject: String,
-        at: Timestamp,
-        workload: Option<Box<Workload>>,
-    ) -> Result<(), Ended> {
+    /// Hands over what is not about a workload's life.
+    async fn pass(&self, kind: EventKind, subject: String, at: Timestamp) -> Result<(), Ended> {
         self.send(MonitorEvent::Runtime {
             runtime: self.index,
             event: RuntimeEvent { kind, subject, at },
-            workload,
+            workload: None,
         })
         .await
     }
 
     async fn send(&self, event: MonitorEvent) -> Result<(), Ended> {
-        self.sender.send(event).await.map_err(|_| Ended::Consumer)
+        let stats = &self.shared.options.stats;
+        let permit = match self.shared.sender.try_reserve() {
+            Ok(permit) => permit,
+            Err(mpsc::error::TrySendError::Closed(())) => return Err(Ended::Consumer),
+            Err(mpsc::error::TrySendError::Full(())) => {
+                if stats.stalls.fetch_add(1, Ordering::Relaxed) == 0 {
+                    tracing::warn!("the consumer of runtime events is slower than they come: they wait");
+                }
+                self.shared.sender.reserve().await.map_err(|_| Ended::Consumer)?
+            }
+        };
+        permit.send(event);
+        stats.told.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// An event with the workload that it says has started or changed; none if it has ended since.
+async fn looked_up(
+    runtime: Arc<dyn ContainerRuntime>,
+    node: NodeId,
+    event: RuntimeEvent,
+) -> (RuntimeEvent, Option<Workload>) {
+    if !matches!(event.kind, EventKind::Start | EventKind::Change) {
+        return (event, None);
+    }
+    let Ok(id) = WorkloadId::try_new(event.subject.clone()) else {
+        return (event, None);
+    };
+    let found = runtime.inspect(&id, &node).await;
+    if let Err(error) = &found {
+        tracing::debug!(%id, %error, "workload not inspected");
+    }
+    let running = found
+        .ok()
+        .filter(|workload| workload.state == WorkloadState::Running);
+    (event, running)
+}
+
+/// How much a runtime knows of its workloads: Docker and Podman know names and labels that containerd does not have.
+fn rank(name: &str) -> u8 {
+    match name {
+        "docker" | "podman" => 0,
+        "cri" | "cri-o" => 1,
+        "containerd" => 2,
+        _ => 3,
     }
 }
 
@@ -414,6 +455,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use async_trait::async_trait;
+    use nv_types::Interface;
 
     use super::*;
 
@@ -431,6 +473,10 @@ mod tests {
 
     #[async_trait]
     impl ContainerRuntime for Fake {
+        fn name(&self) -> &'static str {
+            "fake"
+        }
+
         async fn info(&self) -> Result<RuntimeInfo, RuntimeError> {
             Ok(RuntimeInfo {
                 name: "fake".into(),

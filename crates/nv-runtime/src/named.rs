@@ -126,6 +126,10 @@ impl NetnsRuntime {
 
 #[async_trait]
 impl ContainerRuntime for NetnsRuntime {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
     async fn info(&self) -> Result<RuntimeInfo, RuntimeError> {
         Ok(RuntimeInfo {
             name: NAME.to_owned(),

@@ -108,7 +108,11 @@ pub fn run_in<T: Send + 'static>(
 /// See [`NetnsError`].
 pub fn view_blocking(namespace: &NetnsRef) -> Result<NetnsView, NetnsError> {
     let path = namespace.path();
-    let file = open(&path)?;
+    view_file(open(&path)?, path)
+}
+
+/// Reads the namespace behind an open file; `path` is for the words of an error.
+pub(crate) fn view_file(file: File, path: PathBuf) -> Result<NetnsView, NetnsError> {
     let inode = inode_of(&file, &path)?;
     let own = File::open("/proc/thread-self/ns/net").map_err(|source| NetnsError::Read {
         path: path.clone(),

@@ -15,7 +15,8 @@ pub enum EventKind {
     Stop,
     /// A container is gone.
     Delete,
-    /// A running container has other interfaces than before: it was connected to a network or disconnected from one.
+    /// A running container looks other than before: it was connected to a network or disconnected from one, a container
+    /// joined its pod, or a runtime that knows more of it was connected to.
     Change,
     /// Files were copied into a container.
     CopyIn,
@@ -41,9 +42,13 @@ pub struct RuntimeEvent {
 }
 
 /// What a runtime is and can do.
+///
+/// A kind that is not among the capabilities never comes from this runtime: containerd and the CRI, for example, do not
+/// tell of files copied or of networks. [`EventKind::SocketError`] is there where the connection can be lost; the
+/// monitor tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuntimeInfo {
-    /// `docker`, `netns`.
+    /// `docker`, `podman`, `containerd`, `cri-o`, `netns`.
     pub name: String,
     /// Version it reports.
     pub version: String,
@@ -56,6 +61,9 @@ pub struct RuntimeInfo {
 /// A container runtime.
 #[async_trait]
 pub trait ContainerRuntime: Send + Sync + 'static {
+    /// Its name, as [`Workload::runtime`] has it.
+    fn name(&self) -> &'static str;
+
     /// What it is and can do.
     ///
     /// # Errors

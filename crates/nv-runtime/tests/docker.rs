@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nv_runtime::testing::{DockerNetwork, TestDockerd, is_root, wait_until};
+use nv_runtime::testing::{DockerNetwork, Suite, TestDockerd, is_root, wait_until};
 use nv_runtime::{
     ContainerRuntime, DockerRuntime, EventKind, Monitor, MonitorEvent, MonitorOptions, RuntimeError,
 };
@@ -70,10 +70,22 @@ async fn inspect(runtime: &DockerRuntime, id: &str) -> Workload {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn containers_are_described_with_their_host_ends() {
-    if !is_root("containers_are_described_with_their_host_ends") {
+    const NAME: &str = "containers_are_described_with_their_host_ends";
+    if !is_root(NAME) {
         return;
     }
-    let docker = TestDockerd::start(DockerNetwork::CurrentNamespace);
+    for suite in Suite::ALL {
+        if suite.has("dockerd", NAME) {
+            containers_are_described_with_their_host_ends_in(TestDockerd::start_of(
+                suite,
+                DockerNetwork::CurrentNamespace,
+            ))
+            .await;
+        }
+    }
+}
+
+async fn containers_are_described_with_their_host_ends_in(docker: TestDockerd) {
     docker.image("registry.test:5000/team/web:1");
     let runtime = DockerRuntime::connect(docker.socket());
     assert!(!runtime.info().await.unwrap().version.is_empty());
@@ -191,10 +203,18 @@ async fn containers_are_described_with_their_host_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_event_once() {
-    if !is_root("every_kind_of_event_once") {
+    const NAME: &str = "every_kind_of_event_once";
+    if !is_root(NAME) {
         return;
     }
-    let docker = TestDockerd::start(DockerNetwork::OwnNamespace);
+    for suite in Suite::ALL {
+        if suite.has("dockerd", NAME) {
+            every_kind_of_event_once_in(TestDockerd::start_of(suite, DockerNetwork::OwnNamespace)).await;
+        }
+    }
+}
+
+async fn every_kind_of_event_once_in(docker: TestDockerd) {
     let cancel = CancellationToken::new();
     let mut events = monitor(&docker, &cancel);
     assert_eq!(synced(&mut events).await, (vec![], vec![]));
@@ -281,10 +301,22 @@ async fn a_network_that_is_connected_later_is_an_interface_with_its_addresses() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_crash_of_dockerd_exactly_the_difference() {
-    if !is_root("after_a_crash_of_dockerd_exactly_the_difference") {
+    const NAME: &str = "after_a_crash_of_dockerd_exactly_the_difference";
+    if !is_root(NAME) {
         return;
     }
-    let mut docker = TestDockerd::start(DockerNetwork::OwnNamespace);
+    for suite in Suite::ALL {
+        if suite.has("dockerd", NAME) {
+            after_a_crash_of_dockerd_exactly_the_difference_in(TestDockerd::start_of(
+                suite,
+                DockerNetwork::OwnNamespace,
+            ))
+            .await;
+        }
+    }
+}
+
+async fn after_a_crash_of_dockerd_exactly_the_difference_in(mut docker: TestDockerd) {
     let stays = docker.run_container("stays", "test/base:1", &[], SLEEP);
     let dies = docker.run_container("dies", "test/base:1", &[], SLEEP);
     let cancel = CancellationToken::new();

@@ -68,4 +68,4 @@ pub use ports::{InvalidPorts, PortRange, PortSet, PortSpec};
 #[cfg(feature = "alloc")]
 pub use rule::{BOUNDARY_LABEL, DenyResponse, PolicySettings, PortSpecText, Rule, UnknownEndpoint};
 #[cfg(feature = "alloc")]
-pub use workload::{Interface, Node, PublishedPort, Workload, WorkloadState};
+pub use workload::{Interface, Member, Node, NodeRuntime, PublishedPort, Workload, WorkloadState};

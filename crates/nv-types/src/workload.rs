@@ -57,6 +57,36 @@ pub struct PublishedPort {
     pub port: u16,
 }
 
+/// A container inside a workload that is more than one: a pod's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Member {
+    /// The runtime's id.
+    pub id: String,
+    /// Name within the pod.
+    pub name: String,
+    /// Image name with tag.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub image: String,
+}
+
+/// A container runtime that an agent watches.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct NodeRuntime {
+    /// `docker`, `podman`, `containerd`, `cri-o`, `netns`.
+    pub name: String,
+    /// Version that it reports.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub version: String,
+    /// Socket or folder that it is reached by.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub location: String,
+    /// Whether it answers now.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub connected: bool,
+}
+
 /// A container (or pod sandbox, or named network namespace) under nv's watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -67,16 +97,19 @@ pub struct Workload {
     pub name: String,
     /// Node that it runs on.
     pub node: NodeId,
-    /// Which runtime told of it: `docker`, `netns`.
+    /// Which runtime told of it: `docker`, `podman`, `containerd`, `cri-o`, `netns`.
     pub runtime: String,
     /// The service that it belongs to.
     pub service: String,
     /// Domain (Kubernetes namespace, Compose project); empty outside of any.
     #[cfg_attr(feature = "serde", serde(default))]
     pub domain: String,
-    /// Image name with tag.
+    /// Image name with tag; of a pod that of its first container.
     #[cfg_attr(feature = "serde", serde(default))]
     pub image: String,
+    /// A pod's containers in the order that they were made; empty for a single container.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Vec::is_empty"))]
+    pub containers: Vec<Member>,
     /// Labels of the workload.
     #[cfg_attr(feature = "serde", serde(default))]
     pub labels: BTreeMap<String, String>,
@@ -95,6 +128,9 @@ pub struct Workload {
     /// Process that holds the namespace, 0 if none is known.
     #[cfg_attr(feature = "serde", serde(default))]
     pub pid: u32,
+    /// Control group of that process, as `/proc` names it; empty if not known.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "String::is_empty"))]
+    pub cgroup: String,
     /// Shares the host's network namespace, so that there is no interface to guard.
     #[cfg_attr(feature = "serde", serde(default))]
     pub host_network: bool,
@@ -124,12 +160,14 @@ impl Workload {
             service: service.into(),
             domain: String::new(),
             image: String::new(),
+            containers: Vec::new(),
             labels: BTreeMap::new(),
             namespace_labels: BTreeMap::new(),
             interfaces: Vec::new(),
             published: Vec::new(),
             netns: 0,
             pid: 0,
+            cgroup: String::new(),
             host_network: false,
             privileged: false,
             state: WorkloadState::Running,
@@ -174,6 +212,9 @@ pub struct Node {
     /// Which hook guards interfaces: `tcx`, `clsact`, `software`.
     #[cfg_attr(feature = "serde", serde(default))]
     pub hook: String,
+    /// Container runtimes that it watches.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Vec::is_empty"))]
+    pub runtimes: Vec<NodeRuntime>,
     /// Revision that its datapath enforces.
     pub revision: Revision,
     /// Endpoints under guard.
@@ -202,6 +243,7 @@ impl Node {
             version: String::new(),
             kernel: String::new(),
             hook: String::new(),
+            runtimes: Vec::new(),
             revision: Revision(0),
             endpoints: 0,
             degraded: Vec::new(),

@@ -225,8 +225,7 @@ impl Agent {
             listen: "127.0.0.1:0".parse().unwrap(),
             runtimes: DiscoverOptions {
                 docker: docker.map_or(Location::Off, |socket| Location::At(socket.to_owned())),
-                netns: Location::Off,
-                ..DiscoverOptions::default()
+                ..DiscoverOptions::nothing()
             },
             credentials: Credentials::Folder {
                 join_token_file: None,

@@ -141,6 +141,17 @@ pub(super) async fn controller(
     Ok(Json(ControllerData { controller }))
 }
 
+/// Name and version, and whether it is away.
+fn runtime(runtime: &nv_types::NodeRuntime) -> String {
+    let away = if runtime.connected {
+        ""
+    } else {
+        " (does not answer)"
+    };
+    let name = format!("{} {}", runtime.name, runtime.version);
+    format!("{}{away}", name.trim_end())
+}
+
 /// All nodes, with the revision that each enforces.
 #[utoipa::path(get, path = "/v1/node", responses((status = 200, body = NodesData)))]
 pub(super) async fn nodes(State(app): State<App>) -> Json<NodesData> {
@@ -163,6 +174,7 @@ pub(super) async fn nodes(State(app): State<App>) -> Json<NodesData> {
             version: node.version.clone(),
             kernel: node.kernel.clone(),
             hook: node.hook.clone(),
+            runtimes: node.runtimes.iter().map(runtime).collect(),
             revision: node.revision.0,
             wanted_revision: wanted,
             endpoints: node.endpoints,

@@ -85,6 +85,7 @@ const NODE: &[Fact] = &[
     ("Version", "version"),
     ("Kernel", "kernel"),
     ("Hook", "hook"),
+    ("Runtimes", "runtimes"),
     ("In force", "revision"),
     ("Wanted", "wanted_revision"),
     ("Endpoints", "endpoints"),

@@ -198,6 +198,9 @@ pub struct Node {
     pub kernel: String,
     /// `tcx`, `clsact` or `software`.
     pub hook: String,
+    /// Container runtimes that its agent watches, such as `docker 26.1.5`; one that is away says so.
+    #[serde(default)]
+    pub runtimes: Vec<String>,
     /// Revision in force.
     pub revision: u64,
     /// Revision that should be in force at least.

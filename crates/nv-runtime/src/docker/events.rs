@@ -37,11 +37,11 @@ fn translate(message: EventMessage) -> Option<RuntimeEvent> {
     let kind = match (message.typ?, message.action?.as_str()) {
         (Type::CONTAINER, "start") => EventKind::Start,
         (Type::CONTAINER, "die") => EventKind::Stop,
-        (Type::CONTAINER, "destroy") => EventKind::Delete,
+        (Type::CONTAINER, "destroy" | "remove") => EventKind::Delete,
         (Type::CONTAINER, "extract-to-dir") => EventKind::CopyIn,
         (Type::CONTAINER, "archive-path") => EventKind::CopyOut,
         (Type::NETWORK, "create") => EventKind::NetworkCreate,
-        (Type::NETWORK, "destroy") => EventKind::NetworkDelete,
+        (Type::NETWORK, "destroy" | "remove") => EventKind::NetworkDelete,
         // The actor is the network; the container stands beside it.
         (Type::NETWORK, "connect" | "disconnect") => EventKind::Change,
         _ => return None,

@@ -9,12 +9,8 @@ use bollard::models::{
 };
 use nv_types::{IpProto, NodeId, PublishedPort, Timestamp, Workload, WorkloadId, WorkloadState};
 
-use super::NAME;
+use crate::names::service_of;
 
-const COMPOSE_PROJECT: &str = "com.docker.compose.project";
-const COMPOSE_SERVICE: &str = "com.docker.compose.service";
-const POD_NAME: &str = "io.kubernetes.pod.name";
-const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
 const POD_KIND: &str = "io.kubernetes.docker.type";
 
 /// What the description of a container tells.
@@ -33,7 +29,11 @@ pub(super) fn is_pod_member<S: BuildHasher>(labels: &HashMap<String, String, S>)
 }
 
 /// Reads an answer. The error says what is missing.
-pub(super) fn describe(answer: ContainerInspectResponse, node: &NodeId) -> Result<Described, String> {
+pub(super) fn describe(
+    runtime: &str,
+    answer: ContainerInspectResponse,
+    node: &NodeId,
+) -> Result<Described, String> {
     let id = answer.id.ok_or("the answer has no id")?;
     let id = WorkloadId::try_new(id).map_err(|error| error.to_string())?;
     let name = answer.name.unwrap_or_default().trim_start_matches('/').to_owned();
@@ -42,17 +42,18 @@ pub(super) fn describe(answer: ContainerInspectResponse, node: &NodeId) -> Resul
     let state = answer.state.unwrap_or_default();
     let labels: BTreeMap<String, String> = config.labels.unwrap_or_default().into_iter().collect();
     let image = config.image.or(answer.image).unwrap_or_default();
-    let (service, domain) = service(&labels, &image, &name);
+    let (service, domain) = service_of(&labels, &image, &name);
     let mode = host.network_mode.unwrap_or_default();
     let running = state.running.unwrap_or_default();
     let workload = Workload {
         id,
         name,
         node: node.clone(),
-        runtime: NAME.to_owned(),
+        runtime: runtime.to_owned(),
         service,
         domain,
         image,
+        containers: Vec::new(),
         labels,
         namespace_labels: BTreeMap::new(),
         interfaces: Vec::new(),
@@ -62,6 +63,7 @@ pub(super) fn describe(answer: ContainerInspectResponse, node: &NodeId) -> Resul
             .pid
             .and_then(|pid| u32::try_from(pid).ok())
             .unwrap_or_default(),
+        cgroup: String::new(),
         host_network: mode == "host",
         privileged: host.privileged.unwrap_or_default(),
         state: match state.status {
@@ -79,7 +81,12 @@ pub(super) fn describe(answer: ContainerInspectResponse, node: &NodeId) -> Resul
 }
 
 /// What a listing tells of a container.
-pub(super) fn summary(container: ContainerSummary, id: &WorkloadId, node: &NodeId) -> Workload {
+pub(super) fn summary(
+    runtime: &str,
+    container: ContainerSummary,
+    id: &WorkloadId,
+    node: &NodeId,
+) -> Workload {
     let name = container
         .names
         .unwrap_or_default()
@@ -89,65 +96,14 @@ pub(super) fn summary(container: ContainerSummary, id: &WorkloadId, node: &NodeI
     let name = name.trim_start_matches('/').to_owned();
     let labels: BTreeMap<String, String> = container.labels.unwrap_or_default().into_iter().collect();
     let image = container.image.unwrap_or_default();
-    let (service, domain) = service(&labels, &image, &name);
+    let (service, domain) = service_of(&labels, &image, &name);
     Workload {
         name,
         domain,
         image,
         labels,
-        runtime: NAME.to_owned(),
+        runtime: runtime.to_owned(),
         ..Workload::new(id.clone(), node.clone(), service)
-    }
-}
-
-/// Service and domain: what Compose or Kubernetes say, else the image's own name.
-pub(super) fn service(labels: &BTreeMap<String, String>, image: &str, name: &str) -> (String, String) {
-    let label = |key: &str| labels.get(key).filter(|value| !value.is_empty());
-    if let Some(pod) = label(POD_NAME) {
-        return (
-            pod_service(pod).to_owned(),
-            label(POD_NAMESPACE).cloned().unwrap_or_default(),
-        );
-    }
-    if let Some(service) = label(COMPOSE_SERVICE) {
-        return (
-            service.clone(),
-            label(COMPOSE_PROJECT).cloned().unwrap_or_default(),
-        );
-    }
-    let service = image_base(image).unwrap_or(name);
-    (service.to_owned(), String::new())
-}
-
-/// Last part of an image name, without registry, tag and digest; `None` for a bare image id.
-fn image_base(image: &str) -> Option<&str> {
-    if image.starts_with("sha256:") {
-        return None;
-    }
-    let name = image.split('@').next()?;
-    let base = name.rsplit('/').next()?;
-    let base = base.split(':').next()?;
-    let is_id = base.len() >= 12 && !name.contains(['/', ':']) && base.bytes().all(|b| b.is_ascii_hexdigit());
-    (!base.is_empty() && !is_id).then_some(base)
-}
-
-/// What made a pod, as far as its name tells: `web-6d4cf56db6-x7k2p` (Deployment) and `web-x7k2p` (`DaemonSet`) and
-/// `web-0` (`StatefulSet`) are of `web`.
-fn pod_service(pod: &str) -> &str {
-    let Some((rest, last)) = pod.rsplit_once('-') else {
-        return pod;
-    };
-    // Kubernetes makes its random parts of these only (`apimachinery/pkg/util/rand`).
-    let random = |text: &str| text.bytes().all(|b| b"bcdfghjklmnpqrstvwxz2456789".contains(&b));
-    if !last.is_empty() && last.bytes().all(|b| b.is_ascii_digit()) {
-        return rest;
-    }
-    if last.len() != 5 || !random(last) {
-        return pod;
-    }
-    match rest.rsplit_once('-') {
-        Some((owner, hash)) if (8..=10).contains(&hash.len()) && random(hash) => owner,
-        _ => rest,
     }
 }
 
@@ -193,58 +149,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn image_names_give_services() {
-        for (image, base) in [
-            ("web", Some("web")),
-            ("test/web:1", Some("web")),
-            ("registry.local:5000/team/web:1.2@sha256:00", Some("web")),
-            ("registry.local:5000/web", Some("web")),
-            ("sha256:0123456789abcdef", None),
-            ("0123456789ab", None),
-            ("", None),
-        ] {
-            assert_eq!(image_base(image), base, "{image}");
-        }
-    }
-
-    #[test]
-    fn pod_names_give_services() {
-        for (pod, service) in [
-            ("web-6d4cf56db6-x7k2p", "web"),
-            ("node-exporter-x7k2p", "node-exporter"),
-            ("db-0", "db"),
-            ("db-12", "db"),
-            ("web", "web"),
-            ("my-app", "my-app"),
-            ("front-admin", "front-admin"),
-        ] {
-            assert_eq!(pod_service(pod), service, "{pod}");
-        }
-    }
-
-    #[test]
-    fn compose_and_kubernetes_labels_come_before_the_image() {
-        let labels = |pairs: &[(&str, &str)]| {
-            pairs
-                .iter()
-                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-                .collect::<BTreeMap<_, _>>()
-        };
-        let compose = labels(&[(COMPOSE_PROJECT, "shop"), (COMPOSE_SERVICE, "front")]);
-        assert_eq!(service(&compose, "web:1", "c"), ("front".into(), "shop".into()));
-        let pod = labels(&[(POD_NAME, "cart-6d4cf56db6-x7k2p"), (POD_NAMESPACE, "prod")]);
-        assert_eq!(service(&pod, "web:1", "c"), ("cart".into(), "prod".into()));
-        assert_eq!(
-            service(&labels(&[]), "test/web:1", "c"),
-            ("web".into(), String::new())
-        );
-        assert_eq!(
-            service(&labels(&[]), "sha256:00", "c"),
-            ("c".into(), String::new())
-        );
-    }
-
-    #[test]
     fn a_whole_answer() {
         let answer = ContainerInspectResponse {
             id: Some("ab12".into()),
@@ -280,7 +184,7 @@ mod tests {
             }),
             ..ContainerInspectResponse::default()
         };
-        let described = describe(answer, &"n1".parse().unwrap()).unwrap();
+        let described = describe("docker", answer, &"n1".parse().unwrap()).unwrap();
         assert!(!described.shares_network);
         let workload = described.workload;
         assert_eq!(

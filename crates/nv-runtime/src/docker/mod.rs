@@ -1,11 +1,11 @@
-//! dockerd over its Unix socket.
+//! dockerd over its Unix socket, and Podman, which speaks the same API.
 
 mod events;
 mod inspect;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{OnceLock, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use bollard::query_parameters::{
@@ -17,39 +17,39 @@ use nv_types::{NodeId, Workload, WorkloadId};
 use tokio::sync::mpsc;
 
 use crate::clock::now;
-use crate::netns::{NetnsRef, view};
+use crate::grpc::with_causes;
+use crate::place::{Hints, look};
 use crate::runtime::{ContainerRuntime, EventKind, RuntimeError, RuntimeEvent, RuntimeInfo};
 
 const NAME: &str = "docker";
+const PODMAN: &str = "podman";
 /// Seconds until an answer must begin.
 const TIMEOUT: u64 = 30;
 /// Events that may wait. When the consumer falls further behind the channel is closed, which a
 /// [`Monitor`](crate::Monitor) answers by comparing anew.
 const QUEUE: usize = 1024;
 /// Actions that are asked for: dockerd itself leaves out the rest, such as every health probe.
-const ACTIONS: [&str; 8] = [
+const ACTIONS: [&str; 9] = [
     "start",
     "die",
     "create",
     "destroy",
+    // Podman's word for it.
+    "remove",
     "extract-to-dir",
     "archive-path",
     "connect",
     "disconnect",
 ];
 
-/// Service and domain of a container: what Compose or Kubernetes say in its labels, else the image's own name, else its own.
-#[must_use]
-pub fn service_of(labels: &BTreeMap<String, String>, image: &str, name: &str) -> (String, String) {
-    inspect::service(labels, image, name)
-}
-
-/// A dockerd. Cheap to make: it is connected to with the first call, and anew after a failure.
+/// A dockerd, or a Podman. Cheap to make: it is connected to with the first call, and anew after a failure.
 #[derive(Debug)]
 pub struct DockerRuntime {
     socket: PathBuf,
     /// A client that has agreed on an API version; forgotten when a call finds nobody there.
     client: RwLock<Option<Docker>>,
+    /// Which of the two it is, once it has said so.
+    name: OnceLock<&'static str>,
 }
 
 impl DockerRuntime {
@@ -59,6 +59,7 @@ impl DockerRuntime {
         Self {
             socket: socket.into(),
             client: RwLock::new(None),
+            name: OnceLock::new(),
         }
     }
 
@@ -82,7 +83,15 @@ impl DockerRuntime {
         let found = found
             .into_iter()
             .find(|container| container.id.as_deref() == Some(id.as_str()));
-        Ok(found.map(|container| inspect::summary(container, id, node)))
+        Ok(found.map(|container| inspect::summary(self.name(), container, id, node)))
+    }
+
+    /// Speaks to the Podman behind this Unix socket.
+    #[must_use]
+    pub fn podman(socket: impl Into<PathBuf>) -> Self {
+        let podman = Self::connect(socket);
+        podman.name.get_or_init(|| PODMAN);
+        podman
     }
 
     async fn client(&self) -> Result<Docker, RuntimeError> {
@@ -104,6 +113,19 @@ impl DockerRuntime {
             .map_err(|error| self.failed("asking for its version", &error))?;
         *self.client.write().unwrap_or_else(PoisonError::into_inner) = Some(client.clone());
         Ok(client)
+    }
+
+    /// Whether the container runs with the process that it was said to run with.
+    async fn still_has(&self, workload: &Workload) -> Result<bool, RuntimeError> {
+        let client = self.client().await?;
+        let answer = client
+            .inspect_container(workload.id.as_str(), None::<InspectContainerOptions>)
+            .await;
+        match answer {
+            Ok(answer) => Ok(answer.state.and_then(|state| state.pid) == Some(i64::from(workload.pid))),
+            Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => Ok(false),
+            Err(error) => Err(self.failed("inspecting again", &error)),
+        }
     }
 
     /// The error in our words. Anything but an answer of dockerd means that it is not there.
@@ -133,27 +155,41 @@ impl DockerRuntime {
 
 #[async_trait]
 impl ContainerRuntime for DockerRuntime {
+    fn name(&self) -> &'static str {
+        self.name.get().copied().unwrap_or(NAME)
+    }
+
     async fn info(&self) -> Result<RuntimeInfo, RuntimeError> {
         let client = self.client().await?;
         let version = client
             .version()
             .await
             .map_err(|error| self.failed("asking for its version", &error))?;
-        Ok(RuntimeInfo {
-            name: NAME.to_owned(),
-            version: version.version.unwrap_or_default(),
-            location: self.socket.display().to_string(),
-            capabilities: BTreeSet::from([
-                EventKind::Start,
-                EventKind::Stop,
-                EventKind::Delete,
+        let parts = version.components.unwrap_or_default();
+        let is_podman = parts.iter().any(|part| part.name.contains("Podman"));
+        self.name.get_or_init(|| if is_podman { PODMAN } else { NAME });
+        let mut capabilities = BTreeSet::from([
+            EventKind::Start,
+            EventKind::Stop,
+            EventKind::Delete,
+            EventKind::SocketError,
+        ]);
+        // Podman copies without a word, and tells of networks in its newest versions only.
+        if self.name() == NAME {
+            capabilities.extend([
                 EventKind::Change,
                 EventKind::CopyIn,
                 EventKind::CopyOut,
                 EventKind::NetworkCreate,
                 EventKind::NetworkDelete,
-                EventKind::SocketError,
-            ]),
+            ]);
+        }
+        let version = version.version.unwrap_or_default();
+        Ok(RuntimeInfo {
+            name: self.name().to_owned(),
+            version: crate::containerd::plain_version(&version).to_owned(),
+            location: self.socket.display().to_string(),
+            capabilities,
         })
     }
 
@@ -188,7 +224,7 @@ impl ContainerRuntime for DockerRuntime {
         let inspect::Described {
             mut workload,
             shares_network,
-        } = inspect::describe(answer, node).map_err(|detail| RuntimeError::Failed {
+        } = inspect::describe(self.name(), answer, node).map_err(|detail| RuntimeError::Failed {
             runtime: NAME,
             action: format!("inspecting {id}"),
             detail,
@@ -196,17 +232,20 @@ impl ContainerRuntime for DockerRuntime {
         if workload.pid == 0 {
             return Ok(workload);
         }
-        match view(NetnsRef::Pid(workload.pid)).await {
-            Ok(view) => {
-                workload.netns = view.inode;
-                workload.host_network |= view.is_own;
-                // Who shares another container's namespace has no interface of its own: the owner's guard is its guard.
-                if !shares_network {
-                    workload.interfaces = view.interfaces;
-                }
-            }
-            Err(error) => tracing::debug!(%id, %error, "namespace not read: the container has ended"),
+        let place = look(Hints {
+            pid: workload.pid,
+            path: None,
+            mark: workload.id.to_string(),
+        })
+        .await;
+        if !place.is_sure && !self.still_has(&workload).await? {
+            return Err(RuntimeError::NotFound {
+                runtime: NAME,
+                id: id.to_string(),
+            });
         }
+        // Who shares another container's namespace has no interface of its own: the owner's guard is its guard.
+        place.put(&mut workload, shares_network);
         Ok(workload)
     }
 
@@ -261,18 +300,4 @@ async fn forward(
             return;
         }
     }
-}
-
-/// `hyper`'s errors say what happened only in their sources.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }

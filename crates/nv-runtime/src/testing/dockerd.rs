@@ -1,38 +1,14 @@
-//! A dockerd of a test's own: own containerd, data, socket and network, gone with the value.
-//!
-//! Only for tests: it starts programs (`containerd`, `dockerd`, `docker`, `ip`, `tar`) and panics with words when one
-//! fails. Needs root and `/bin/busybox` (statically linked).
-
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "helpers for tests: a failed step is a failed test"
-)]
+//! A dockerd of a test's own, with its own containerd.
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::process::{Child, Output, Stdio};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
-/// Longest wait for a daemon to come up or go down.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Where a [`TestDockerd`] has its networks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DockerNetwork {
-    /// In a network namespace of its own: for tests that only look at what dockerd tells.
-    OwnNamespace,
-    /// In the test's namespace, on a bridge of its own and without touching the firewall: for tests whose agent must
-    /// see the host ends.
-    CurrentNamespace,
-}
+use super::{
+    DockerNetwork, Suite, add_bridge, add_netns, bridge, place, remove_traces, rootfs, run, tail, terminate,
+    wait_until,
+};
 
 /// A running dockerd. Dropping it removes everything that it made.
 #[derive(Debug)]
@@ -40,6 +16,7 @@ pub struct TestDockerd {
     tag: String,
     root: PathBuf,
     network: DockerNetwork,
+    suite: Suite,
     subnet: (Ipv4Addr, Ipv6Addr),
     containerd: Child,
     dockerd: Option<Child>,
@@ -52,38 +29,26 @@ impl TestDockerd {
     /// When it does not come up, with the end of its log.
     #[must_use]
     pub fn start(network: DockerNetwork) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let pid = std::process::id();
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        remove_leftovers();
-        let tag = format!("nvd{pid:x}-{count:x}");
-        // Short: a Unix socket's path has 108 bytes at most.
-        let root = PathBuf::from(format!("/tmp/{tag}"));
-        fs::create_dir_all(&root).unwrap();
-        fs::write(root.join("owner"), pid.to_string()).unwrap();
-        // A pid has up to 22 bits: 14 of them and the count make clashes of running tests unlikely.
-        let number = pid.wrapping_mul(4).wrapping_add(count) & 0x3fff;
-        let subnet = (
-            Ipv4Addr::new(
-                10,
-                64 + u8::try_from(number >> 8).unwrap(),
-                u8::try_from(number & 0xff).unwrap(),
-                1,
-            ),
-            Ipv6Addr::new(0xfd64, 0x6e76, u16::try_from(number).unwrap(), 0, 0, 0, 0, 1),
-        );
+        Self::start_of(Suite::System, network)
+    }
+
+    /// Starts one of a suite.
+    ///
+    /// # Panics
+    /// As [`TestDockerd::start`].
+    #[must_use]
+    pub fn start_of(suite: Suite, network: DockerNetwork) -> Self {
+        let (tag, root, subnet) = place();
         match network {
-            DockerNetwork::OwnNamespace => {
-                run("ip", &["netns", "add", &tag]);
-                run("ip", &["-n", &tag, "link", "set", "lo", "up"]);
-            }
+            DockerNetwork::OwnNamespace => add_netns(&tag),
             DockerNetwork::CurrentNamespace => add_bridge(&tag, subnet),
         }
-        let containerd = start_containerd(&root);
+        let containerd = start_containerd(suite, &root);
         let mut dockerd = Self {
             tag,
             root,
             network,
+            suite,
             subnet,
             containerd,
             dockerd: None,
@@ -91,6 +56,12 @@ impl TestDockerd {
         dockerd.start_dockerd();
         dockerd.import_base();
         dockerd
+    }
+
+    /// The socket of the containerd behind it.
+    #[must_use]
+    pub fn containerd_socket(&self) -> PathBuf {
+        self.root.join("c.sock")
     }
 
     /// dockerd's socket.
@@ -127,7 +98,8 @@ impl TestDockerd {
 
     /// Runs `docker` against this dockerd.
     pub fn try_docker(&self, arguments: &[&str]) -> Output {
-        Command::new("docker")
+        self.suite
+            .command("docker")
             .env("DOCKER_HOST", format!("unix://{}", self.socket().display()))
             .env("DOCKER_CONFIG", self.root.join("client"))
             .args(arguments)
@@ -195,17 +167,7 @@ impl TestDockerd {
             .append(true)
             .open(self.root.join("dockerd.log"))
             .unwrap();
-        let mut command = match self.network {
-            DockerNetwork::OwnNamespace => {
-                // Not `ip netns exec`: it remounts /sys and so hides the cgroups.
-                let mut command = Command::new("nsenter");
-                command
-                    .arg(format!("--net=/run/netns/{}", self.tag))
-                    .arg("dockerd");
-                command
-            }
-            DockerNetwork::CurrentNamespace => Command::new("dockerd"),
-        };
+        let mut command = self.suite.command_in("dockerd", self.netns());
         let path = |name: &str| self.root.join(name);
         command
             .arg("--data-root")
@@ -257,18 +219,7 @@ impl TestDockerd {
     }
 
     fn import_base(&self) {
-        let rootfs = self.root.join("rootfs");
-        let bin = rootfs.join("bin");
-        for folder in ["bin", "etc", "tmp", "proc"] {
-            fs::create_dir_all(rootfs.join(folder)).unwrap();
-        }
-        fs::copy("/bin/busybox", bin.join("busybox")).expect("/bin/busybox (package busybox-static)");
-        for applet in run("/bin/busybox", &["--list"])
-            .lines()
-            .filter(|name| *name != "busybox")
-        {
-            let _ = std::os::unix::fs::symlink("busybox", bin.join(applet));
-        }
+        let rootfs = rootfs(&self.root);
         let tar = self.root.join("base.tar");
         run(
             "tar",
@@ -305,85 +256,9 @@ impl Drop for TestDockerd {
     }
 }
 
-fn terminate(child: &mut Child) {
-    let pid = Pid::from_raw(child.id().cast_signed());
-    let _ = kill(pid, Signal::SIGTERM);
-    if !wait_until(|| matches!(child.try_wait(), Ok(Some(_)))) {
-        let _ = child.kill();
-        let _ = child.wait();
-    }
-}
-
-/// What a dockerd of a test that was killed has left.
-fn remove_leftovers() {
-    for entry in fs::read_dir("/tmp").into_iter().flatten().flatten() {
-        let root = entry.path();
-        let tag = entry.file_name().to_string_lossy().into_owned();
-        let owner = fs::read_to_string(root.join("owner"))
-            .ok()
-            .and_then(|text| text.parse::<u32>().ok());
-        if !tag.starts_with("nvd") || owner.is_none_or(|pid| Path::new(&format!("/proc/{pid}")).exists()) {
-            continue;
-        }
-        eprintln!("removing what a killed test left in {}", root.display());
-        remove_traces(&root, &tag);
-    }
-}
-
-/// Ends processes that belong to this root and removes its mounts, namespace, bridge and files.
-fn remove_traces(root: &Path, tag: &str) {
-    let root_text = format!("{}/", root.display());
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else {
-            continue;
-        };
-        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let program = command.split(|byte| *byte == 0).next().unwrap_or_default();
-        let ours = [&b"containerd-shim"[..], b"containerd", b"dockerd"]
-            .iter()
-            .any(|name| program.windows(name.len()).any(|part| part == *name));
-        if ours && String::from_utf8_lossy(&command).contains(&root_text) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
-    }
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let mut ours: Vec<&str> = mounts
-        .lines()
-        .filter_map(|line| line.split(' ').nth(1))
-        .filter(|target| target.starts_with(&root_text))
-        .collect();
-    ours.reverse();
-    for target in ours {
-        let _ = nix::mount::umount2(target, nix::mount::MntFlags::MNT_DETACH);
-    }
-    let quiet = |arguments: &[&str]| {
-        let _ = Command::new("ip").args(arguments).stderr(Stdio::null()).status();
-    };
-    quiet(&["netns", "delete", tag]);
-    quiet(&["link", "delete", &bridge(tag)]);
-    let _ = fs::remove_dir_all(root);
-}
-
-fn bridge(tag: &str) -> String {
-    let mut name = format!("b{tag}");
-    name.truncate(15);
-    name
-}
-
-fn add_bridge(tag: &str, (v4, v6): (Ipv4Addr, Ipv6Addr)) {
-    let name = bridge(tag);
-    run("ip", &["link", "add", &name, "type", "bridge"]);
-    run("ip", &["address", "add", &format!("{v4}/24"), "dev", &name]);
-    run(
-        "ip",
-        &["-6", "address", "add", &format!("{v6}/64"), "dev", &name, "nodad"],
-    );
-    run("ip", &["link", "set", &name, "up"]);
-}
-
 /// One that outlives dockerd: a killed dockerd would take the one that it starts itself with it, and hang on its next
 /// start.
-fn start_containerd(root: &Path) -> Child {
+fn start_containerd(suite: Suite, root: &Path) -> Child {
     let path = |name: &str| root.join(name).display().to_string();
     let config = format!(
         "version = 2\nroot = \"{}\"\nstate = \"{}\"\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
@@ -395,7 +270,8 @@ fn start_containerd(root: &Path) -> Child {
     );
     fs::write(root.join("c.toml"), config).unwrap();
     let log = fs::File::create(root.join("containerd.log")).unwrap();
-    let child = Command::new("containerd")
+    let child = suite
+        .command("containerd")
         .arg("--config")
         .arg(root.join("c.toml"))
         .stdin(Stdio::null())
@@ -410,54 +286,4 @@ fn start_containerd(root: &Path) -> Child {
         tail(&root.join("containerd.log"))
     );
     child
-}
-
-/// Waits for a condition, at most a minute; whether it came true.
-pub fn wait_until(mut condition: impl FnMut() -> bool) -> bool {
-    let begun = Instant::now();
-    while begun.elapsed() < PATIENCE {
-        if condition() {
-            return true;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    false
-}
-
-/// Runs a program and gives its standard output.
-///
-/// # Panics
-/// When it fails, with its standard error.
-pub fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap_or_else(|error| panic!("{program}: {error}"));
-    assert!(
-        output.status.success(),
-        "{program} {arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// Whether a test that needs root may run; says so when not.
-///
-/// # Panics
-/// Without root when the variable `CI` is set: there nothing may be skipped.
-#[must_use]
-pub fn is_root(test: &str) -> bool {
-    if nix::unistd::geteuid().is_root() {
-        return true;
-    }
-    assert!(std::env::var_os("CI").is_none(), "{test} needs root");
-    eprintln!("SKIPPED {test}: needs root");
-    false
-}
-
-fn tail(log: &Path) -> String {
-    let text = fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().rev().take(10).collect();
-    lines.into_iter().rev().collect::<Vec<_>>().join("\n")
 }
