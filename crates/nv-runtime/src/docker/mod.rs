@@ -27,7 +27,7 @@ const PODMAN: &str = "podman";
 const TIMEOUT: u64 = 30;
 /// Events that may wait. When the consumer falls further behind the channel is closed, which a
 /// [`Monitor`](crate::Monitor) answers by comparing anew.
-const QUEUE: usize = 1024;
+const QUEUE: usize = 8192;
 /// Actions that are asked for: dockerd itself leaves out the rest, such as every health probe.
 const ACTIONS: [&str; 9] = [
     "start",
