@@ -26,9 +26,12 @@ use tonic::transport::{Server, server::TcpIncoming};
 use tonic::{Request, Response, Status};
 
 use crate::credentials::Pems;
+use crate::known::Known;
 
 /// Bytes of a chunk.
 const CHUNK: usize = 64 * 1024;
+/// What stands before a node's name where a workload's id would: the node's own namespace.
+const NODE: &str = "node:";
 /// The only name that may ask.
 const CALLER: &str = "controller";
 
@@ -39,6 +42,7 @@ pub(crate) type Workloads = Arc<RwLock<BTreeMap<WorkloadId, Workload>>>;
 #[derive(Debug, Clone)]
 pub(crate) struct CaptureService {
     pub(crate) manager: CaptureManager,
+    pub(crate) known: Arc<Known>,
     pub(crate) workloads: Workloads,
     pub(crate) node: NodeId,
     pub(crate) netns_dir: PathBuf,
@@ -104,6 +108,16 @@ impl CaptureService {
 
     /// Where the workload's interfaces are.
     fn target(&self, id: &str) -> Result<(WorkloadId, String, CaptureTarget), Status> {
+        if let Some(node) = id.strip_prefix(NODE) {
+            if node != self.node.as_str() {
+                return Err(Status::not_found(format!(
+                    "this is node {}, not {node}",
+                    self.node
+                )));
+            }
+            let own = WorkloadId::try_new(id).map_err(|error| Status::invalid_argument(error.to_string()))?;
+            return Ok((own, node.to_owned(), CaptureTarget::netns(NetnsRef::Own)));
+        }
         let workloads = self.workloads.read().unwrap_or_else(PoisonError::into_inner);
         let workload = workloads
             .get(id)
@@ -173,6 +187,7 @@ impl Capture for CaptureService {
             filter,
             ..CaptureSpec::new(workload, name, target)
         };
+        self.known.want().await;
         let info = self.blocking(move |manager| manager.start(&spec)).await?;
         Ok(Response::new(self.info(info)))
     }
@@ -218,13 +233,21 @@ impl Capture for CaptureService {
             .map_err(|error| refused(&error))?;
         // Bounded: a reader that is slow makes the reading thread wait, not the capture.
         let (sender, receiver) = mpsc::channel(8);
+        let mut skip = request.offset;
         tokio::task::spawn_blocking(move || {
             let mut buffer = vec![0; CHUNK];
             loop {
                 let chunk = match stream.read_chunk(&mut buffer, Duration::from_millis(500)) {
-                    Ok(StreamChunk::Data(count)) => Ok(CaptureChunk {
-                        data: buffer.get(..count).unwrap_or_default().to_vec(),
-                    }),
+                    Ok(StreamChunk::Data(count)) => {
+                        let passed = usize::try_from(skip).unwrap_or(usize::MAX).min(count);
+                        skip -= passed as u64;
+                        if passed == count {
+                            continue;
+                        }
+                        Ok(CaptureChunk {
+                            data: buffer.get(passed..count).unwrap_or_default().to_vec(),
+                        })
+                    }
                     Ok(StreamChunk::Idle) if sender.is_closed() => return,
                     Ok(StreamChunk::Idle) => continue,
                     Ok(StreamChunk::End) => return,

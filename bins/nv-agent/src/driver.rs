@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use nv_agent_core::{Agent, Effect, EndpointWant, Facts, Input, saved_workloads};
+use nv_capture::CaptureManager;
 use nv_runtime::{EventKind, LinkEvent, LinkWatcher, MonitorEvent};
 use nv_store::{Change, WatchEvent, WatchStream};
 use nv_types::{NodeId, Revision};
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::captures::Workloads;
 use crate::datapath::{Ask, DatapathThread, Tell};
 use crate::hook::{self, Holds};
+use crate::known::Known;
 use crate::node;
 use crate::runtimes::Runtimes;
 use crate::snapshot::Snapshot;
@@ -40,6 +42,9 @@ pub(crate) struct Driver {
     pub(crate) store: WatchStream,
     pub(crate) uplink: Arc<Uplink>,
     pub(crate) workloads: Workloads,
+    /// What captures are told; looked after while one runs.
+    pub(crate) known: Arc<Known>,
+    pub(crate) captures: CaptureManager,
     /// What hooks ask.
     pub(crate) hooks: mpsc::Receiver<hook::Ask>,
     /// Keeps that open when nobody can ask.
@@ -104,7 +109,11 @@ impl Driver {
                     None => break Err("the watch of the interfaces"),
                 },
                 _ = facts.tick() => self.look_at_facts(),
-                _ = losses.tick() => self.look_at_losses(),
+                _ = losses.tick() => {
+                    self.look_at_losses();
+                    self.look_at_captures();
+                }
+                () = self.known.asked.notified() => self.known.learn(&self.core.policy_input()),
                 () = sleep_until(save) => {
                     save = None;
                     self.save();
@@ -210,7 +219,12 @@ impl Driver {
                 let offset = node::clock_offset();
                 for sample in &samples {
                     match self.core.record(sample, offset) {
-                        Some(record) => self.uplink.report(record),
+                        Some(record) => {
+                            if self.known.is_wanted() {
+                                self.known.note(&record);
+                            }
+                            self.uplink.report(record);
+                        }
                         None => self.nameless += 1,
                     }
                 }
@@ -326,6 +340,19 @@ impl Driver {
         if addresses != self.facts.addresses {
             self.facts.addresses = addresses;
             self.input(Input::Facts(self.facts.clone()));
+        }
+    }
+
+    /// Names change while somebody captures; afterwards nobody asks for them.
+    fn look_at_captures(&self) {
+        if !self.known.is_wanted() {
+            return;
+        }
+        let running = |info: &nv_capture::CaptureInfo| info.status == nv_capture::CaptureStatus::Running;
+        if self.captures.list(None).iter().any(running) {
+            self.known.learn(&self.core.policy_input());
+        } else {
+            self.known.forget();
         }
     }
 

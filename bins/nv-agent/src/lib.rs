@@ -21,6 +21,7 @@ mod datapath;
 mod dp;
 mod driver;
 mod hook;
+mod known;
 mod node;
 mod runtimes;
 mod snapshot;
@@ -56,6 +57,7 @@ use captures::{CaptureService, Workloads};
 use credentials::Pems;
 use datapath::DatapathThread;
 use driver::Driver;
+use known::Known;
 use runtimes::Runtimes;
 use snapshot::Snapshot;
 use transport::GrpcStore;
@@ -140,9 +142,16 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
 
     let tasks = TaskTracker::new();
     let workloads = Workloads::default();
-    let manager = CaptureManager::open(CaptureConfig::new(folder.join("captures"))).context("captures")?;
+    let known = Arc::new(Known::default());
+    let capture_config = CaptureConfig {
+        node: config.node.to_string(),
+        ..CaptureConfig::new(folder.join("captures"))
+    };
+    let annotator: Arc<dyn nv_capture::Annotator> = Arc::clone(&known) as Arc<_>;
+    let manager = CaptureManager::open_with(capture_config, Some(annotator)).context("captures")?;
     let service = CaptureService {
-        manager,
+        manager: manager.clone(),
+        known: Arc::clone(&known),
         workloads: Arc::clone(&workloads),
         node: config.node.clone(),
         netns_dir: match &config.runtimes.netns {
@@ -204,6 +213,8 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         store: events,
         uplink,
         workloads,
+        known,
+        captures: manager,
         told,
         hooks,
         _asks: asks,

@@ -91,6 +91,20 @@ impl Client {
         self.answer(request).await
     }
 
+    /// The same from this byte on, if the server can: the status says so.
+    pub(crate) async fn stream_from(&self, path: &str, offset: u64) -> Result<Response, CtlError> {
+        let request = self
+            .request(Method::GET, path)
+            .header("accept", "application/octet-stream")
+            .header("range", format!("bytes={offset}-"));
+        let response = request.send().await.map_err(|source| self.unreachable(source))?;
+        if response.status().is_success() {
+            Ok(response)
+        } else {
+            Err(refusal(response).await)
+        }
+    }
+
     /// A body to read as it comes.
     pub(crate) async fn stream(
         &self,

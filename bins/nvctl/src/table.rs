@@ -153,6 +153,44 @@ pub(crate) const CONVERSATIONS: Columns = Columns {
     ],
 };
 
+pub(crate) const FILE_FLOWS: Columns = Columns {
+    name: "client",
+    list: &[
+        col("CLIENT", "client"),
+        col("SERVER", "server"),
+        col("PROTO", "proto"),
+        col("APPLICATION", "application"),
+        col("PACKETS", "packets"),
+        col("BYTES", "bytes@size"),
+        col("RTT MS", "rtt_ms"),
+        col("RESETS", "resets"),
+        col("DENIED", "denied"),
+        col("STATE", "state"),
+        wide("TO SERVER", "bytes_to_server@size"),
+        wide("TO CLIENT", "bytes_to_client@size"),
+        wide("SECONDS", "seconds"),
+    ],
+};
+
+pub(crate) const FILE_SUMMARY: Columns = Columns {
+    name: "file",
+    list: &[
+        col("FILE", "file"),
+        col("PACKETS", "packets"),
+        col("BYTES", "bytes@size"),
+        col("SECONDS", "seconds"),
+        col("FIRST", "first@time"),
+        col("LOST", "dropped"),
+        col("CONVERSATIONS", "conversations"),
+        col("NOT IP", "not_ip"),
+        col("DENIED", "denied"),
+        col("RESETS", "resets"),
+        col("INTERFACES", "interfaces"),
+        col("PROTOCOLS", "protocols"),
+        col("APPLICATIONS", "applications"),
+    ],
+};
+
 pub(crate) const VIOLATIONS: Columns = Columns {
     name: "id",
     list: &[

@@ -141,6 +141,12 @@ impl Agent {
         self.report_node();
     }
 
+    /// The policy and the workloads that it speaks of, as this node sees them now.
+    #[must_use]
+    pub fn policy_input(&self) -> PolicyInput {
+        self.input()
+    }
+
     /// Whether interfaces without a workload are let go after a while: not where settings say deny.
     fn releases(&self) -> bool {
         self.state.input().settings.unknown_endpoint != UnknownEndpoint::Deny

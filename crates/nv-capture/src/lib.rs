@@ -4,7 +4,8 @@
 //! - [`CaptureSink`] keeps them: [`PcapngSink`] and [`FileRing`] on disk, [`RingSink`] in memory.
 //! - [`run_session`] carries packets from one to the other within [`CaptureLimits`].
 //! - [`CaptureManager`] runs sessions on threads, owns their files and streams them.
-//! - [`PacketReader`] and [`read_file`] read pcapng and pcap back.
+//! - [`PacketReader`] and [`read_file`] read pcapng and pcap back; [`FlowTable`] makes conversations of them, [`Merge`]
+//!   one stream of several.
 //!
 //! Everything is bounded: bytes, packets, time, files, sessions and the folder as a whole; every packet that is
 //! not kept is counted. The crate is synchronous: a session is a thread, a stream is read by blocking calls with a
@@ -35,10 +36,12 @@
 
 mod files;
 mod filter;
+mod flows;
 mod format;
 mod headers;
 mod info;
 mod manager;
+mod merge;
 mod notes;
 mod packet;
 mod session;
@@ -51,12 +54,14 @@ pub use files::FileRing;
 pub use filter::{
     Annotator, Filter, FilterError, FlowNote, Instruction, InvalidProgram, MAX_INSTRUCTIONS, Party, Program,
 };
+pub use flows::{Classify, Conversation, FlowTable, FlowTotals, MAX_CONVERSATIONS};
 pub use format::{PacketReader, PacketView, PcapSink, PcapngSink, ReadError, SectionInfo, read_file};
 pub use headers::Headers;
 pub use info::{
     CaptureId, CaptureInfo, CaptureLimits, CaptureSpec, CaptureStatus, InvalidCaptureId, InvalidLimits,
 };
 pub use manager::{CaptureConfig, CaptureError, CaptureManager};
+pub use merge::Merge;
 pub use notes::Selection;
 pub use packet::{CapturedPacket, InterfaceInfo, InterfaceTotals, LinkType, Packet, PacketDirection};
 pub use session::{SessionControl, SessionEnd, SessionError, SessionProgress, run_selected, run_session};

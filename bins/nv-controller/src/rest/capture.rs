@@ -5,7 +5,8 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Body as HttpBody;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use futures::StreamExt as _;
 use nv_api::grpc::{self, capture_client::CaptureClient};
@@ -25,12 +26,80 @@ const FILE_BYTES: u64 = 2 << 20;
 const DEFAULT_FILES: u32 = 5;
 const MOST_FILES: u32 = 50;
 
+/// Most captures of one request.
+const MOST_TARGETS: usize = 32;
+
 /// Whose captures.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(default)]
 pub(super) struct Whose {
     /// Workload id.
     f_workload: Option<String>,
+}
+
+/// What to capture: at least one of these.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default)]
+pub(super) struct Targets {
+    /// Workload ids, by comma.
+    f_workload: Option<String>,
+    /// Every member of this group; `nv.<service>.<domain>` for a service.
+    f_group: Option<String>,
+    /// The network namespace of this node itself.
+    f_enforcer: Option<String>,
+    /// Bytes that are kept of each packet; 0 or absent: all.
+    snap_length: Option<u32>,
+}
+
+/// How to fetch.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default)]
+pub(super) struct Fetch {
+    /// Go on until the capture ends.
+    follow: bool,
+}
+
+/// Node and workload of each capture that was asked for.
+fn targets(app: &App, asked: &Targets) -> Result<Vec<(String, String)>, ApiError> {
+    let core = app.engine.core();
+    let mut found = Vec::new();
+    if let Some(ids) = &asked.f_workload {
+        for id in ids.split(',').map(str::trim).filter(|id| !id.is_empty()) {
+            let workload = core.input().workloads.get(id);
+            let workload =
+                workload.ok_or_else(|| ApiError::not_found(format!("there is no workload '{id}'")))?;
+            found.push((workload.node.to_string(), id.to_owned()));
+        }
+    }
+    if let Some(group) = &asked.f_group {
+        let members = core.members();
+        let of_group = members.iter().find(|(name, _)| name.as_str() == group);
+        let (_, workloads) =
+            of_group.ok_or_else(|| ApiError::not_found(format!("group '{group}' has no members")))?;
+        for workload in workloads {
+            found.push((workload.node.to_string(), workload.id.to_string()));
+        }
+    }
+    if let Some(node) = &asked.f_enforcer {
+        if !core.input().nodes.keys().any(|known| known.as_str() == node) {
+            return Err(ApiError::not_found(format!("there is no node '{node}'")));
+        }
+        found.push((node.clone(), format!("node:{node}")));
+    }
+    found.sort();
+    found.dedup();
+    if found.is_empty() {
+        return Err(ApiError::invalid(
+            "f_workload, f_group or f_enforcer: say what to capture",
+        ));
+    }
+    if found.len() > MOST_TARGETS {
+        return Err(ApiError::invalid(format!(
+            "{} captures at once are too many: {MOST_TARGETS} at most",
+            found.len()
+        )));
+    }
+    Ok(found)
 }
 
 /// A client of a node's agent.
@@ -141,17 +210,14 @@ pub(super) async fn list(
     }))
 }
 
-/// Start a capture on a workload.
-#[utoipa::path(post, path = "/v1/sniffer", params(Whose), request_body = SnifferArgsData, responses((status = 200, body = SnifferResultData), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
+/// Start a capture on a workload, on several, on the members of a group or on a node: all or none.
+#[utoipa::path(post, path = "/v1/sniffer", params(Targets), request_body = SnifferArgsData, responses((status = 200, body = SnifferResultData), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
 pub(super) async fn start(
     State(app): State<App>,
     user: User,
-    Query(whose): Query<Whose>,
+    Query(asked): Query<Targets>,
     Body(body): Body<SnifferArgsData>,
 ) -> Result<Json<SnifferResultData>, ApiError> {
-    let id = whose
-        .f_workload
-        .ok_or_else(|| ApiError::invalid("f_workload: name the workload in the query"))?;
     let args = body.sniffer;
     let files = if args.file_number == 0 {
         DEFAULT_FILES
@@ -163,33 +229,44 @@ pub(super) async fn start(
             "sniffer.file_number: {files} is more than {MOST_FILES}"
         )));
     }
-    let node = {
-        let core = app.engine.core();
-        let found = core
-            .input()
-            .workloads
-            .get(id.as_str())
-            .map(|workload| workload.node.to_string());
-        found.ok_or_else(|| ApiError::not_found(format!("there is no workload '{id}'")))?
-    };
-    let request = grpc::CaptureStartRequest {
-        workload: id.clone(),
-        duration_s: u64::from(args.duration),
-        max_bytes: FILE_BYTES * u64::from(files),
-        max_packets: 0,
-        snap_len: 0,
-        files: 1,
-        filter: args.filter,
-    };
-    let info = agent(&app, &node)
-        .await?
-        .start(request)
-        .await
-        .map_err(|status| refused(&status))?
-        .into_inner();
-    tracing::info!(target: "audit", user = user.user, workload = id, capture = info.id, "capture started");
+    let targets = targets(&app, &asked)?;
+    let mut started: Vec<(CaptureClient<Channel>, Sniffer)> = Vec::new();
+    for (node, workload) in targets {
+        let request = grpc::CaptureStartRequest {
+            workload: workload.clone(),
+            duration_s: u64::from(args.duration),
+            max_bytes: FILE_BYTES * u64::from(files),
+            max_packets: 0,
+            snap_len: asked.snap_length.unwrap_or(0),
+            files: 1,
+            filter: args.filter.clone(),
+        };
+        let one = async {
+            let mut client = agent(&app, &node).await?;
+            let info = client.start(request).await.map_err(|status| refused(&status))?;
+            Ok::<_, ApiError>((client, sniffer(info.into_inner())))
+        };
+        match one.await {
+            Ok(one) => {
+                tracing::info!(target: "audit", user = user.user, workload, capture = one.1.id, filter = args.filter, "capture started");
+                started.push(one);
+            }
+            Err(error) => {
+                for (mut client, capture) in started {
+                    if let Ok((id, _)) = split(&capture.id) {
+                        let _ = client.delete(grpc::CaptureId { id }).await;
+                    }
+                }
+                return Err(error);
+            }
+        }
+    }
+    let ids: Vec<_> = started.into_iter().map(|(_, capture)| capture.id).collect();
     Ok(Json(SnifferResultData {
-        result: SnifferResult { id: sniffer(info).id },
+        result: SnifferResult {
+            id: ids.first().cloned().unwrap_or_default(),
+            ids,
+        },
     }))
 }
 
@@ -239,33 +316,114 @@ pub(super) async fn delete(
     Ok(Json(serde_json::json!({})).into_response())
 }
 
-/// Fetch a capture's file: pcapng.
-#[utoipa::path(get, path = "/v1/sniffer/{id}/pcap", responses((status = 200, content_type = "application/octet-stream"), (status = 404, body = ErrorBody)))]
+/// Bytes of a file that a `Range` header asks for: the first one, and how many. `None`: the whole file, which is also the
+/// answer to several ranges at once (RFC 9110, 14.2 lets a server ignore the header).
+fn range(header: Option<&HeaderValue>, size: u64) -> Result<Option<(u64, u64)>, ApiError> {
+    let text = header.and_then(|value| value.to_str().ok());
+    let Some((first, last)) = text
+        .and_then(|text| text.strip_prefix("bytes="))
+        .filter(|text| !text.contains(','))
+        .and_then(|text| text.split_once('-'))
+    else {
+        return Ok(None);
+    };
+    let number = |text: &str| text.parse::<u64>().ok();
+    let (first, end) = match (number(first), number(last)) {
+        (Some(first), Some(last)) if first <= last => (first, last.saturating_add(1).min(size)),
+        (Some(first), None) if last.is_empty() => (first, size),
+        (None, Some(count)) if first.is_empty() => (size.saturating_sub(count), size),
+        _ => return Ok(None),
+    };
+    if first >= end {
+        return Err(ApiError::new(
+            StatusCode::RANGE_NOT_SATISFIABLE,
+            format!("the capture has {size} bytes"),
+        ));
+    }
+    Ok(Some((first, end - first)))
+}
+
+/// Fetch a capture's file: pcapng. A capture that has ended can be fetched in parts, by `Range`.
+#[utoipa::path(get, path = "/v1/sniffer/{id}/pcap", params(Fetch), responses((status = 200, content_type = "application/octet-stream"), (status = 206, content_type = "application/octet-stream"), (status = 404, body = ErrorBody), (status = 416, body = ErrorBody)))]
 pub(super) async fn download(
     State(app): State<App>,
     user: User,
     Path(id): Path<String>,
+    Query(fetch): Query<Fetch>,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let (capture, node) = split(&id)?;
+    let mut client = agent(&app, &node).await?;
+    let listed = client.list(grpc::CaptureListRequest::default()).await;
+    let listed = listed.map_err(|status| refused(&status))?.into_inner().captures;
+    // A file that still grows has no size to be a part of.
+    let ended = listed
+        .iter()
+        .find(|info| info.id == capture && info.status != "running");
+    let size = ended.map(|info| info.bytes);
+    let part = match size {
+        Some(size) if !fetch.follow => range(headers.get(RANGE), size)?,
+        _ => None,
+    };
     let request = grpc::CaptureStreamRequest {
         id: capture,
-        follow: false,
+        follow: fetch.follow,
+        offset: part.map_or(0, |(first, _)| first),
     };
-    let chunks = agent(&app, &node)
-        .await?
-        .stream(request)
-        .await
-        .map_err(|status| refused(&status))?
-        .into_inner();
-    tracing::info!(target: "audit", user = user.user, capture = id, "capture downloaded");
-    let body = chunks.map(|chunk| {
-        chunk
-            .map(|chunk| bytes::Bytes::from(chunk.data))
-            .map_err(std::io::Error::other)
-    });
-    Ok((
-        [("content-type", "application/octet-stream")],
-        HttpBody::from_stream(body),
-    )
-        .into_response())
+    let chunks = client.stream(request).await;
+    let chunks = chunks.map_err(|status| refused(&status))?.into_inner();
+    tracing::info!(target: "audit", user = user.user, capture = id, follow = fetch.follow, part = ?part, "capture downloaded");
+    let mut left = part.map_or(u64::MAX, |(_, count)| count);
+    let body = chunks
+        .map(move |chunk| {
+            let mut data = chunk.map_err(std::io::Error::other)?.data;
+            data.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+            left -= data.len() as u64;
+            Ok::<_, std::io::Error>(bytes::Bytes::from(data))
+        })
+        .take_while(|chunk| std::future::ready(!matches!(chunk, Ok(data) if data.is_empty())));
+    let mut response = HttpBody::from_stream(body).into_response();
+    let answer = response.headers_mut();
+    answer.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    if let Some(size) = size.filter(|_| !fetch.follow) {
+        answer.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        answer.insert(CONTENT_LENGTH, part.map_or(size, |(_, count)| count).into());
+        if let Some((first, count)) = part {
+            let told = format!("bytes {first}-{}/{size}", first + count - 1);
+            if let Ok(told) = HeaderValue::from_str(&told) {
+                answer.insert(CONTENT_RANGE, told);
+            }
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        }
+    }
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_range_is_kept_and_many_are_the_whole() {
+        let ask = |text: &str| range(Some(&HeaderValue::from_str(text).unwrap()), 100);
+        assert_eq!(ask("bytes=0-9").unwrap(), Some((0, 10)));
+        assert_eq!(ask("bytes=90-").unwrap(), Some((90, 10)));
+        assert_eq!(ask("bytes=-5").unwrap(), Some((95, 5)));
+        assert_eq!(ask("bytes=90-1000").unwrap(), Some((90, 10)));
+        assert_eq!(ask("bytes=0-18446744073709551615").unwrap(), Some((0, 100)));
+        let many: Vec<_> = (0..1000).map(|n| format!("{n}-{n}")).collect();
+        for whole in [
+            &format!("bytes={}", many.join(",")),
+            "bytes=9-3",
+            "bytes=x-",
+            "lines=1-2",
+            "bytes=-",
+        ] {
+            assert_eq!(ask(whole).unwrap(), None, "{whole}");
+        }
+        for beyond in ["bytes=100-", "bytes=200-300", "bytes=-0"] {
+            assert!(ask(beyond).is_err(), "{beyond}");
+        }
+        assert_eq!(range(None, 100).unwrap(), None);
+    }
 }

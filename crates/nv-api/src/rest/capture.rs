@@ -31,8 +31,10 @@ pub struct SnifferResultData {
 /// A capture that was started.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct SnifferResult {
-    /// Its id.
+    /// Its id; of the first one when there are several.
     pub id: String,
+    /// All ids, one for each workload.
+    pub ids: Vec<String>,
 }
 
 /// A capture.

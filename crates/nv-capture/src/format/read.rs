@@ -98,7 +98,28 @@ pub struct PacketView<'a> {
     comment: Option<&'a [u8]>,
 }
 
-impl PacketView<'_> {
+impl<'a> PacketView<'a> {
+    /// A packet that is not from a file.
+    #[must_use]
+    pub fn new(
+        timestamp: Timestamp,
+        interface: &'a Arc<InterfaceInfo>,
+        direction: PacketDirection,
+        data: &'a [u8],
+    ) -> Self {
+        Self {
+            timestamp,
+            interface_index: 0,
+            interface,
+            direction,
+            original_len: u32::try_from(data.len()).unwrap_or(u32::MAX),
+            data,
+            id: None,
+            verdict: None,
+            comment: None,
+        }
+    }
+
     /// Its comment.
     #[must_use]
     pub fn comment(&self) -> Option<String> {

@@ -20,7 +20,7 @@ const MAX_TEXT: usize = 1024;
 /// What the file says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SectionInfo {
-    /// Name that stands before `/` in every interface's name.
+    /// Name that stands before `/` in every interface's name; empty for none.
     pub workload: String,
     /// Comment of the section.
     pub comment: String,
@@ -232,8 +232,14 @@ impl<W: Write> CaptureSink for PcapngSink<W> {
     fn begin_interface(&mut self, interface: &InterfaceInfo) -> Result<(), SinkError> {
         let link = u16::try_from(interface.link.0)
             .map_err(|_| SinkError::Format(format!("link type {}", interface.link.0)))?;
-        let name = format!("{}/{}", self.workload, interface.name);
-        let description = format!("{} of {}, seen from inside", interface.name, self.workload);
+        let (name, description) = if self.workload.is_empty() {
+            (interface.name.clone(), String::new())
+        } else {
+            (
+                format!("{}/{}", self.workload, interface.name),
+                format!("{} of {}, both directions", interface.name, self.workload),
+            )
+        };
         let filter = format!("\0{}", bounded(&self.filter));
         let (has_filter, snap_len) = (!self.filter.is_empty(), self.snap_len);
         self.put(code::INTERFACE, |block| {
