@@ -1,7 +1,5 @@
 //! From an ordered list of rules to disjoint (protocol, port interval) -> chain, cut into prefixes.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use nv_types::{
     AppMask, Chain, ChainEntry, Decision, IpProto, MAX_CHAIN, Mode, PortSpec, Reason, Rule, RuleId, Verdict,
     judge,
@@ -17,27 +15,63 @@ pub(crate) struct ChainTooLong {
 }
 
 /// A chain for a prefix of (protocol, port): 0 bits the whole table, 8 the protocol, 9 to 24 a port prefix.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Cell {
     pub(crate) proto: IpProto,
     pub(crate) port: u16,
     pub(crate) prefix_len: u8,
-    pub(crate) chain: Chain,
+    /// Its place in [`Flat::chains`].
+    pub(crate) chain: usize,
 }
 
-impl Cell {
-    /// What two ends have between them of which neither is managed.
-    pub(crate) fn open() -> Self {
-        let chain = Chain(vec![ChainEntry {
-            apps: AppMask::ANY,
-            decision: Decision::implicit(Verdict::Allow, Reason::Unmanaged),
-        }]);
-        Self {
+/// A port table: the first chain is that of the whole table; one chain may be there more than once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Flat {
+    /// Sorted.
+    pub(crate) cells: Vec<Cell>,
+    pub(crate) chains: Vec<Chain>,
+}
+
+impl Flat {
+    fn of(chain: Chain) -> Self {
+        let whole = Cell {
             proto: IpProto(0),
             port: 0,
             prefix_len: 0,
-            chain,
+            chain: 0,
+        };
+        Self {
+            cells: vec![whole],
+            chains: vec![chain],
         }
+    }
+
+    /// What two ends have between them of which neither is managed.
+    pub(crate) fn open() -> Self {
+        Self::of(Chain(vec![ChainEntry {
+            apps: AppMask::ANY,
+            decision: Decision::implicit(Verdict::Allow, Reason::Unmanaged),
+        }]))
+    }
+
+    fn is_default(&self, chain: &Chain) -> bool {
+        self.chains.first() == Some(chain)
+    }
+
+    /// Keeps a chain; the place that it has.
+    fn keep(&mut self, chain: Chain) -> usize {
+        self.chains.push(chain);
+        self.chains.len() - 1
+    }
+
+    /// A protocol as a whole.
+    fn put(&mut self, proto: IpProto, chain: usize) {
+        self.cells.push(Cell {
+            proto,
+            port: 0,
+            prefix_len: 8,
+            chain,
+        });
     }
 }
 
@@ -51,95 +85,98 @@ pub(crate) struct Judge {
 }
 
 /// The table of rules that apply between two classes, in order.
-pub(crate) fn flatten(rules: &[&Rule], judge: Judge) -> Result<Vec<Cell>, ChainTooLong> {
-    let everywhere: BTreeSet<usize> = rules
-        .iter()
-        .enumerate()
-        .filter(|(_, rule)| rule.ports.is_any())
-        .map(|(at, _)| at)
-        .collect();
-    let default = chain(rules, &everywhere, judge, false)?;
-    let mut cells = vec![Cell {
-        proto: IpProto(0),
-        port: 0,
-        prefix_len: 0,
-        chain: default.clone(),
-    }];
-    let icmp: BTreeSet<usize> = rules
-        .iter()
-        .enumerate()
-        .filter(|(_, rule)| rule.ports.matches(IpProto::ICMP, 0, judge.icmp_policy))
-        .map(|(at, _)| at)
-        .collect();
+pub(crate) fn flatten(rules: &[&Rule], judge: Judge) -> Result<Flat, ChainTooLong> {
+    let places = |holds: &dyn Fn(&Rule) -> bool| -> Vec<usize> {
+        let places = rules.iter().enumerate().filter(|(_, rule)| holds(rule));
+        places.map(|(at, _)| at).collect()
+    };
+    let everywhere = places(&|rule| rule.ports.is_any());
+    let mut flat = Flat::of(chain(rules, &everywhere, judge, false)?);
+    let icmp = places(&|rule| rule.ports.matches(IpProto::ICMP, 0, judge.icmp_policy));
     let icmp = chain(rules, &icmp, judge, true)?;
-    if icmp != default {
-        cells.push(Cell {
-            proto: IpProto::ICMP,
-            port: 0,
-            prefix_len: 8,
-            chain: icmp,
-        });
+    if !flat.is_default(&icmp) {
+        let icmp = flat.keep(icmp);
+        flat.put(IpProto::ICMP, icmp);
     }
     for proto in [IpProto::TCP, IpProto::UDP, IpProto::SCTP] {
-        cells.extend(ports(rules, &everywhere, judge, proto, &default)?);
+        ports(rules, &everywhere, judge, proto, &mut flat)?;
     }
-    cells.sort();
-    Ok(cells)
+    flat.cells.sort_unstable();
+    Ok(flat)
 }
 
 /// The cells of a protocol with ports.
 fn ports(
     rules: &[&Rule],
-    everywhere: &BTreeSet<usize>,
+    everywhere: &[usize],
     judge: Judge,
     proto: IpProto,
-    default: &Chain,
-) -> Result<Vec<Cell>, ChainTooLong> {
+    flat: &mut Flat,
+) -> Result<(), ChainTooLong> {
     // Where a rule begins to hold, and where it ends: the boundaries of a sweep over the ports.
-    let mut starts: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-    let mut ends: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+    let (mut starts, mut ends) = (Vec::new(), Vec::new());
     for (at, rule) in rules.iter().enumerate() {
         for (first, last) in intervals(rule, proto) {
-            starts.entry(first).or_default().push(at);
-            ends.entry(last + 1).or_default().push(at);
+            starts.push((first, at));
+            ends.push((last + 1, at));
         }
     }
     if starts.is_empty() {
-        return Ok(Vec::new());
+        return Ok(());
     }
-    let bounds: BTreeSet<u32> = starts.keys().chain(ends.keys()).copied().chain([0]).collect();
-    let mut active = everywhere.clone();
+    starts.sort_unstable();
+    ends.sort_unstable();
+    let (mut starts, mut ends) = (starts.into_iter().peekable(), ends.into_iter().peekable());
+    let mut active = everywhere.to_vec();
     let mut pieces: Vec<(u32, Chain)> = Vec::new();
-    for bound in bounds.into_iter().filter(|bound| *bound <= 0xffff) {
-        for at in ends.get(&bound).into_iter().flatten() {
-            active.remove(at);
+    let mut bound = 0;
+    loop {
+        while let Some((_, at)) = ends.next_if(|(end, _)| *end <= bound) {
+            if let Ok(place) = active.binary_search(&at) {
+                active.remove(place);
+            }
         }
-        active.extend(starts.get(&bound).into_iter().flatten().copied());
+        while let Some((_, at)) = starts.next_if(|(start, _)| *start <= bound) {
+            if let Err(place) = active.binary_search(&at) {
+                active.insert(place, at);
+            }
+        }
         let chain = chain(rules, &active, judge, false)?;
         if pieces.last().is_none_or(|(_, last)| *last != chain) {
             pieces.push((bound, chain));
         }
+        let next = [starts.peek(), ends.peek()];
+        match next.into_iter().flatten().map(|(bound, _)| *bound).min() {
+            Some(next) if next <= 0xffff => bound = next,
+            _ => break,
+        }
     }
-    let base = widest(&pieces);
-    let mut cells = Vec::new();
-    if base != *default {
-        cells.push(Cell {
-            proto,
-            port: 0,
-            prefix_len: 8,
-            chain: base.clone(),
-        });
+    let Some((_, base_chain)) = pieces.get(widest(&pieces)).cloned() else {
+        return Ok(());
+    };
+    if !flat.is_default(&base_chain) {
+        let chain = flat.keep(base_chain.clone());
+        flat.put(proto, chain);
     }
-    let ends = pieces.iter().skip(1).map(|(start, _)| *start).chain([0x1_0000]);
-    for ((start, chain), end) in pieces.iter().zip(ends).filter(|((_, chain), _)| *chain != base) {
-        cells.extend(prefixes(*start, end).map(|(port, bits)| Cell {
+    let ends: Vec<u32> = pieces
+        .iter()
+        .skip(1)
+        .map(|(start, _)| *start)
+        .chain([0x1_0000])
+        .collect();
+    for ((start, chain), end) in pieces.into_iter().zip(ends) {
+        if chain == base_chain {
+            continue;
+        }
+        let chain = flat.keep(chain);
+        flat.cells.extend(prefixes(start, end).map(|(port, bits)| Cell {
             proto,
             port,
             prefix_len: 8 + bits,
-            chain: chain.clone(),
+            chain,
         }));
     }
-    Ok(cells)
+    Ok(())
 }
 
 /// A rule's ports of one protocol, overlaps and neighbours joined, as (first, last).
@@ -166,17 +203,22 @@ fn intervals(rule: &Rule, proto: IpProto) -> Vec<(u32, u32)> {
     joined
 }
 
-/// The chain that most ports have: it is stored once, for the whole protocol.
-fn widest(pieces: &[(u32, Chain)]) -> Chain {
-    let mut width: BTreeMap<&Chain, u32> = BTreeMap::new();
+/// Where the chain is that most ports have: it is stored once, for the whole protocol. Of several the greatest.
+fn widest(pieces: &[(u32, Chain)]) -> usize {
     let ends = pieces.iter().skip(1).map(|(start, _)| *start).chain([0x1_0000]);
-    for ((start, chain), end) in pieces.iter().zip(ends) {
-        *width.entry(chain).or_default() += end - start;
-    }
-    width
-        .into_iter()
-        .max_by_key(|(_, width)| *width)
-        .map_or_else(|| Chain(Vec::new()), |(chain, _)| chain.clone())
+    let mut widths: Vec<(&Chain, u32, usize)> = pieces
+        .iter()
+        .zip(ends)
+        .enumerate()
+        .map(|(at, ((start, chain), end))| (chain, end - start, at))
+        .collect();
+    widths.sort_unstable();
+    let runs = widths.chunk_by(|a, b| a.0 == b.0);
+    let sums = runs.filter_map(|run| {
+        let width: u32 = run.iter().map(|(_, width, _)| width).sum();
+        Some((width, run.first()?.2))
+    });
+    sums.max_by_key(|(width, _)| *width).map_or(0, |(_, at)| at)
 }
 
 /// `start..end` as (port, bits) prefixes; 0 bits never occur, as a protocol-wide cell is stored as such.
@@ -199,12 +241,7 @@ fn prefixes(start: u32, end: u32) -> impl Iterator<Item = (u16, u8)> {
 }
 
 /// The chain of the rules that hold somewhere, in order, up to the first for any application.
-fn chain(
-    rules: &[&Rule],
-    active: &BTreeSet<usize>,
-    judge_by: Judge,
-    icmp: bool,
-) -> Result<Chain, ChainTooLong> {
+fn chain(rules: &[&Rule], active: &[usize], judge_by: Judge, icmp: bool) -> Result<Chain, ChainTooLong> {
     let mut seen = AppMask::NONE;
     let mut entries: Vec<ChainEntry> = Vec::new();
     for rule in active.iter().filter_map(|at| rules.get(*at)) {

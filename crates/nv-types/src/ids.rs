@@ -2,6 +2,7 @@
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;
+use alloc::sync::Arc;
 use core::fmt;
 use core::str::FromStr;
 
@@ -20,7 +21,7 @@ macro_rules! name_type {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(try_from = "String", into = "String"))]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// Checks the text: not empty, bounded in length, no control characters and no `/`.
@@ -36,7 +37,7 @@ macro_rules! name_type {
                 } else if text.chars().any(|c| c.is_control() || c == '/') {
                     "it contains a control character or '/'"
                 } else {
-                    return Ok(Self(text));
+                    return Ok(Self(text.into()));
                 };
                 Err(InvalidId { what: $what, problem })
             }
@@ -70,7 +71,7 @@ macro_rules! name_type {
 
         impl From<$name> for String {
             fn from(name: $name) -> Self {
-                name.0
+                (*name.0).to_owned()
             }
         }
 

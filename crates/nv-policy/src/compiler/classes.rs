@@ -61,6 +61,18 @@ pub(super) const fn kind(workload: bool, mode: Option<Mode>) -> u32 {
     mode + if workload { 4 } else { 0 }
 }
 
+/// The mode of an identity's class, and whether it is one of workloads: both are in its kind.
+pub(super) const fn of_kind(identity: Identity) -> (bool, Option<Mode>) {
+    let kind = identity.kind();
+    let mode = match kind & 3 {
+        1 => Some(Mode::Discover),
+        2 => Some(Mode::Monitor),
+        3 => Some(Mode::Protect),
+        _ => None,
+    };
+    (kind & 4 != 0, mode)
+}
+
 #[derive(Debug)]
 pub(super) struct Class {
     pub(super) key: ClassKey,
@@ -192,6 +204,14 @@ impl Classes {
                 self.zones.remove(&zone);
             }
         }
+    }
+
+    /// The zone of a class; without boundaries nothing needs to be looked at.
+    pub(super) fn zone(&self, identity: Identity) -> ZoneKey {
+        if self.zones.is_empty() {
+            return ZoneKey::Open;
+        }
+        self.get(identity).map_or(ZoneKey::Open, |class| class.key.zone)
     }
 
     /// Classes that stand out for somebody in a zone: [`ZoneKey::stands_out`].

@@ -56,18 +56,19 @@ impl Compiler {
         for (_, table) in row.iter().flat_map(Row::pairs) {
             self.store.hold(table);
         }
-        let now: Vec<_> = row.iter().flat_map(Row::pairs).collect();
+        let recording = self.journal.recording;
+        let now: Vec<_> = row.iter().filter(|_| recording).flat_map(Row::pairs).collect();
         let before = match row {
             Some(row) => self.rows.insert(key, row),
             None => self.rows.remove(&key),
         };
-        let before: Vec<_> = before.iter().flat_map(Row::pairs).collect();
-        for (_, table) in &before {
-            self.store.drop(*table);
+        for (_, table) in before.iter().flat_map(Row::pairs) {
+            self.store.drop(table);
         }
-        if !self.journal.recording {
+        if !recording {
             return;
         }
+        let before: Vec<_> = before.iter().flat_map(Row::pairs).collect();
         let changed = |list: &[(Identity, PortTableId)], (peer, table): &(Identity, PortTableId)| {
             let place = list.binary_search_by_key(peer, |(peer, _)| *peer);
             place

@@ -1,5 +1,6 @@
 //! Groups and who is in them, kept as workloads and groups come, change and go.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use nv_types::{GroupName, IpPrefix, Mode, NodeId, Timestamp, Workload, WorkloadId, v4_mapped};
@@ -70,6 +71,40 @@ pub(super) struct WorkloadSlot {
     pub(super) class: Option<Identity>,
 }
 
+/// Those that claim an address.
+#[derive(Debug)]
+enum Claim {
+    One(Wx),
+    Several(Vec<Wx>),
+}
+
+impl Claim {
+    fn all(&self) -> &[Wx] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Several(list) => list,
+        }
+    }
+
+    fn add(&mut self, member: Wx) {
+        match self {
+            Self::One(one) => *self = Self::Several(vec![*one, member]),
+            Self::Several(list) => list.push(member),
+        }
+    }
+
+    /// Takes one away; whether nobody is left.
+    fn remove(&mut self, member: Wx) -> bool {
+        match self {
+            Self::One(one) => *one == member,
+            Self::Several(list) => {
+                list.retain(|claim| *claim != member);
+                list.is_empty()
+            }
+        }
+    }
+}
+
 /// Groups and workloads.
 #[derive(Debug)]
 pub(super) struct Members {
@@ -86,8 +121,8 @@ pub(super) struct Members {
     pub(super) workloads: Vec<Option<WorkloadSlot>>,
     free_workloads: Vec<Wx>,
     by_service: Map<GroupName, BTreeSet<Wx>>,
-    /// Who says to have an address.
-    claims: Map<[u8; 16], Vec<Wx>>,
+    /// Who says to have an address: one, as a rule.
+    claims: Map<[u8; 16], Claim>,
     pub(super) containers: Gx,
     pub(super) external: Gx,
     pub(super) nodes: Gx,
@@ -125,6 +160,14 @@ impl Members {
             number(reserved::NODES),
         );
         members
+    }
+
+    /// Makes room for so many at once.
+    pub(super) fn reserve(&mut self, workloads: usize, groups: usize) {
+        self.by_id.reserve(workloads);
+        self.claims.reserve(workloads);
+        self.workloads.reserve(workloads);
+        self.groups.reserve(groups);
     }
 
     /// The number of a group's name.
@@ -185,6 +228,7 @@ impl Members {
     pub(super) fn holder(&self, address: &[u8; 16]) -> Option<&WorkloadSlot> {
         self.claims
             .get(address)?
+            .all()
             .iter()
             .filter_map(|number| self.workload(*number))
             .max_by_key(|workload| (workload.started, &workload.id))
@@ -373,7 +417,12 @@ impl Members {
             self.groups[*group as usize].members.insert(number);
         }
         for address in &slot.addresses {
-            self.claims.entry(*address).or_default().push(number);
+            match self.claims.entry(*address) {
+                Entry::Occupied(mut claim) => claim.get_mut().add(number),
+                Entry::Vacant(place) => {
+                    place.insert(Claim::One(number));
+                }
+            }
         }
         if let Some(service) = &slot.service {
             self.by_service.entry(service.clone()).or_default().insert(number);
@@ -389,11 +438,12 @@ impl Members {
             self.groups[*group as usize].members.remove(&number);
         }
         for address in &slot.addresses {
-            if let Some(claims) = self.claims.get_mut(address) {
-                claims.retain(|claim| *claim != number);
-                if claims.is_empty() {
-                    self.claims.remove(address);
-                }
+            if self
+                .claims
+                .get_mut(address)
+                .is_some_and(|claim| claim.remove(number))
+            {
+                self.claims.remove(address);
             }
         }
         if let Some(service) = &slot.service

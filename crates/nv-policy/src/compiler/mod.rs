@@ -30,7 +30,7 @@ use classes::{Classes, ZoneKey};
 use journal::Journal;
 use members::{Gx, Members, Wx};
 use outside::Outside;
-use rows::{Row, RowKey};
+use rows::{Row, RowKey, Single};
 use rules::Rules;
 use store::Store;
 
@@ -70,6 +70,10 @@ pub struct Compiler {
     store: Store,
     /// Tables by the rules (their stamps) and the mode that make them; a table may be gone since.
     made: Map<Recipe, (PortTableId, u32)>,
+    /// Tables of one rule alone, by the rule's number.
+    singles: Vec<Single>,
+    /// Room for the recipe of the table that is asked for.
+    recipe: Vec<u32>,
     addresses: BTreeMap<IpPrefix, Identity>,
     locals: BTreeMap<WorkloadId, (Identity, Mode)>,
     refused: BTreeMap<RuleId, Vec<RuleId>>,
@@ -99,18 +103,18 @@ impl Switches {
     }
 }
 
-/// What a port table is made of: a mode (`None`: not policed), whether a boundary lies between the two, and the stamps of
+/// What a port table is made of: first the mode (0: not policed) and whether a boundary lies between the two, then the stamps of
 /// rules in order.
-type Recipe = (Option<Mode>, bool, Box<[u32]>);
+type Recipe = Box<[u32]>;
 
 /// What a change has touched and is not settled yet.
 #[derive(Debug, Default)]
 struct Todo {
-    workloads: BTreeSet<Wx>,
+    workloads: Vec<Wx>,
     /// Groups that a rule began or ceased to speak of.
     groups: BTreeSet<Gx>,
     outside: bool,
-    addresses: BTreeSet<[u8; 16]>,
+    addresses: Vec<[u8; 16]>,
     /// From and to groups of rules that came, changed, moved or went.
     rules: BTreeSet<(Gx, Gx)>,
     rows: BTreeSet<RowKey>,
@@ -131,12 +135,18 @@ impl Compiler {
             rows: BTreeMap::new(),
             store: Store::default(),
             made: Map::default(),
+            singles: Vec::new(),
+            recipe: Vec::new(),
             addresses: BTreeMap::new(),
             locals: BTreeMap::new(),
             refused: BTreeMap::new(),
             journal: Journal::default(),
             todo: Todo::default(),
         };
+        compiler
+            .members
+            .reserve(input.workloads.len(), input.groups.len());
+        compiler.store.reserve(input.rules.len());
         compiler.members.domains.list(&input.settings.bounded_domains);
         for name in input.groups.keys() {
             compiler.members.put_group(input, name);
@@ -195,7 +205,7 @@ impl Compiler {
                 for number in members {
                     if let Some(workload) = self.members.workload_mut(number) {
                         workload.mode = Some(mode);
-                        self.todo.workloads.insert(number);
+                        self.todo.workloads.push(number);
                     }
                 }
             }

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use nv_types::{Direction, Identity, Mode, PortTableId, Rule, RuleId, Tier, effective_mode};
 
 use super::Compiler;
-use super::classes::{ClassKey, ZoneKey, kind};
+use super::classes::{ClassKey, ZoneKey, kind, of_kind};
 use super::members::{Gx, Rx};
 use super::rules::Place;
-use crate::flatten::{Cell, Judge, flatten};
+use crate::flatten::{Flat, Judge, flatten};
 
 /// Number of kinds.
 const KINDS: usize = 8;
@@ -41,6 +41,15 @@ impl Row {
     pub(super) fn pairs(&self) -> impl Iterator<Item = (Identity, PortTableId)> + '_ {
         std::iter::once((Identity::ANY, self.any)).chain(self.entries.iter().copied())
     }
+}
+
+/// The tables of one rule alone, by mode and whether a boundary lies between.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Single {
+    /// Of the rule as it was.
+    stamp: u32,
+    /// Numbers and generations of tables; generation 0: none.
+    tables: [(u32, u32); 8],
 }
 
 /// A chain that would be too long.
@@ -99,18 +108,15 @@ impl Compiler {
         let named = touched.chunk_by(|a, b| a.0 == b.0);
         let named = named.filter_map(|run| Some((run.first()?.0, run)));
         for (peer, run) in named.chain(unnamed) {
-            let Some(class) = self.classes.get(peer) else {
-                continue;
-            };
-            let (mode, workload, kind) = (class.key.mode, class.key.workload, class.key.kind());
-            let is_apart = key.zone.is_apart(class.key.zone);
+            let (workload, mode) = of_kind(peer);
+            let is_apart = key.zone.is_apart(self.classes.zone(peer));
             let mut rules: Vec<_> = run.iter().map(|(_, place, rule)| (*place, *rule)).collect();
             if workload && !near.everybody.is_empty() {
                 rules.extend_from_slice(&near.everybody);
                 rules.sort_unstable();
             }
             let table = self.table(&rules, self.between(key.mode, mode), is_apart)?;
-            if table != any[kind as usize] {
+            if table != any[peer.kind()] {
                 entries.push((peer, table));
             }
         }
@@ -201,7 +207,7 @@ impl Compiler {
                 Direction::Ingress => &slot.to,
             };
             for number in list {
-                let Some(rule) = self.rules.get(*number) else {
+                let Some(rule) = self.rules.head(*number) else {
                     continue;
                 };
                 let far = match direction {
@@ -209,9 +215,9 @@ impl Compiler {
                     Direction::Ingress => rule.from,
                 };
                 if far == self.members.containers {
-                    near.everybody.push((rule.place(), *number));
+                    near.everybody.push((rule.place, *number));
                 } else {
-                    near.far.push((far, rule.place(), *number));
+                    near.far.push((far, rule.place, *number));
                 }
             }
         }
@@ -226,25 +232,73 @@ impl Compiler {
         mode: Option<Mode>,
         is_apart: bool,
     ) -> Result<PortTableId, Overflow> {
-        let slots: Vec<_> = if mode.is_some() {
-            rules
-                .iter()
-                .filter(|((tier, _), _)| !is_apart || *tier != Tier::Learned)
-                .filter_map(|(_, rule)| self.rules.get(*rule))
-                .collect()
-        } else {
-            Vec::new()
-        };
-        let key: Box<[u32]> = slots.iter().map(|slot| slot.stamp).collect();
-        if let Some((table, generation)) = self.made.get(&(mode, is_apart, key.clone()))
-            && self.store.is_live(*table, *generation)
+        let counting = |(place, _): &&(Place, Rx)| !is_apart || !place.is_learned();
+        let mode_bits = mode.map_or(0, |mode| mode as u32) << 1 | u32::from(is_apart);
+        // Most tables are of one rule: they need no hashing.
+        let mut few = rules.iter().filter(counting);
+        if let (Some(_), Some((_, rule)), None) = (mode, few.next(), few.next())
+            && let Some(stamp) = self.rules.head(*rule).map(|head| head.stamp)
         {
-            return Ok(*table);
+            if let Some(single) = self
+                .singles
+                .get(*rule as usize)
+                .filter(|single| single.stamp == stamp)
+                && let Some((table, generation)) = single.tables.get(mode_bits as usize)
+                && self.store.is_live(PortTableId(*table), *generation)
+            {
+                return Ok(PortTableId(*table));
+            }
+            let made = self.make_table(rules, mode, is_apart)?;
+            let place = *rule as usize;
+            if self.singles.len() <= place {
+                self.singles.resize(place + 1, Single::default());
+            }
+            let single = &mut self.singles[place];
+            if single.stamp != stamp {
+                *single = Single {
+                    stamp,
+                    ..Single::default()
+                };
+            }
+            single.tables[mode_bits as usize] = (made.0.0, made.1);
+            return Ok(made.0);
         }
-        let cells = match mode {
-            None => vec![Cell::open()],
+        let mut recipe = std::mem::take(&mut self.recipe);
+        recipe.clear();
+        recipe.push(mode_bits);
+        if mode.is_some() {
+            let heads = rules
+                .iter()
+                .filter(counting)
+                .filter_map(|(_, rule)| self.rules.head(*rule));
+            recipe.extend(heads.map(|head| head.stamp));
+        }
+        let known = self.made.get(recipe.as_slice());
+        let table = match known.filter(|(table, generation)| self.store.is_live(*table, *generation)) {
+            Some((table, _)) => Ok(*table),
+            None => self.make_table(rules, mode, is_apart).map(|made| {
+                self.made.insert(recipe.as_slice().into(), made);
+                made.0
+            }),
+        };
+        self.recipe = recipe;
+        table
+    }
+
+    /// A table that is not remembered.
+    fn make_table(
+        &mut self,
+        rules: &[(Place, Rx)],
+        mode: Option<Mode>,
+        is_apart: bool,
+    ) -> Result<(PortTableId, u32), Overflow> {
+        let flat = match mode {
+            None => Flat::open(),
             Some(mode) => {
-                let list: Vec<&Rule> = slots.iter().map(|slot| &slot.rule).collect();
+                let counting = rules.iter().filter(|(place, _)| !is_apart || !place.is_learned());
+                let list: Vec<&Rule> = counting
+                    .filter_map(|(_, rule)| Some(&self.rules.get(*rule)?.rule))
+                    .collect();
                 let judge = Judge {
                     mode,
                     icmp_policy: self.switches.icmp_policy,
@@ -253,9 +307,7 @@ impl Compiler {
                 flatten(&list, judge).map_err(|error| self.overflow(error.rules))?
             }
         };
-        let made = self.store.table(cells);
-        self.made.insert((mode, is_apart, key), made);
-        Ok(made.0)
+        Ok(self.store.table(flat))
     }
 
     fn overflow(&self, meeting: Vec<RuleId>) -> Overflow {
@@ -266,7 +318,7 @@ impl Compiler {
         let place = self
             .rules
             .get(first)
-            .map_or((Tier::Learned, 0), super::rules::RuleSlot::place);
+            .map_or(Place::new(Tier::Learned, 0), super::rules::RuleSlot::place);
         Overflow {
             place,
             rule: first,

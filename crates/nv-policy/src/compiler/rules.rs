@@ -11,7 +11,30 @@ use crate::map::Map;
 const GAP: u64 = 1 << 24;
 
 /// Where a rule stands: tier, then rank.
-pub(super) type Place = (Tier, u64);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place(u64);
+
+impl Place {
+    /// Ranks stay far below this bit: there are at most 2^32 rules, [`GAP`] apart.
+    const TIER: u32 = 58;
+
+    pub(super) const fn new(tier: Tier, rank: u64) -> Self {
+        Self((tier as u64) << Self::TIER | rank)
+    }
+
+    pub(super) const fn is_learned(self) -> bool {
+        self.0 >> Self::TIER == Tier::Learned as u64
+    }
+}
+
+/// What rows are made by, of every rule: together, so that walking many rules touches little memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Head {
+    pub(super) place: Place,
+    pub(super) from: Gx,
+    pub(super) to: Gx,
+    pub(super) stamp: u32,
+}
 
 #[derive(Debug)]
 pub(super) struct RuleSlot {
@@ -27,7 +50,7 @@ pub(super) struct RuleSlot {
 
 impl RuleSlot {
     pub(super) fn place(&self) -> Place {
-        (self.rule.tier(), self.rank)
+        Place::new(self.rule.tier(), self.rank)
     }
 
     pub(super) const fn in_force(&self) -> bool {
@@ -40,6 +63,8 @@ impl RuleSlot {
 pub(super) struct Rules {
     by_id: Map<RuleId, Rx>,
     slots: Vec<Option<RuleSlot>>,
+    /// Of every slot; of one that is free whatever was there.
+    heads: Vec<Head>,
     free: Vec<Rx>,
     stamps: u32,
 }
@@ -51,6 +76,11 @@ impl Rules {
 
     pub(super) fn get_mut(&mut self, number: Rx) -> Option<&mut RuleSlot> {
         self.slots.get_mut(number as usize)?.as_mut()
+    }
+
+    /// What rows are made by, of a rule that is there.
+    pub(super) fn head(&self, number: Rx) -> Option<&Head> {
+        self.heads.get(number as usize)
     }
 
     pub(super) fn number(&self, id: RuleId) -> Option<Rx> {
@@ -103,6 +133,16 @@ impl Rules {
                 u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
             }
         };
+        let head = Head {
+            place: slot.place(),
+            from,
+            to,
+            stamp: slot.stamp,
+        };
+        match self.heads.get_mut(number as usize) {
+            Some(place) => *place = head,
+            None => self.heads.push(head),
+        }
         self.slots[number as usize] = Some(slot);
         self.by_id.insert(id, number);
         number
@@ -150,6 +190,10 @@ impl Rules {
             {
                 rank += GAP;
                 slot.rank = rank;
+                let place = slot.place();
+                if let Some(head) = self.heads.get_mut(number as usize) {
+                    head.place = place;
+                }
             }
         }
     }

@@ -12,6 +12,13 @@ use super::{Compiler, Todo};
 /// Remembered tables beyond twice the live ones, before the memory is cleared.
 const REMEMBERED: usize = 4096;
 
+/// Each once, in order.
+fn sorted<T: Ord>(mut list: Vec<T>) -> Vec<T> {
+    list.sort_unstable();
+    list.dedup();
+    list
+}
+
 impl Compiler {
     /// Works off what is to do. A rule that a chain has no room for is refused, in the order of the rules, and what it
     /// touched is made again without it.
@@ -65,13 +72,13 @@ impl Compiler {
             }
             self.members.forget_unused(group);
         }
-        for number in std::mem::take(&mut self.todo.workloads) {
+        for number in sorted(std::mem::take(&mut self.todo.workloads)) {
             self.place_workload(number);
         }
         if std::mem::take(&mut self.todo.outside) {
             self.place_outside();
         }
-        for address in std::mem::take(&mut self.todo.addresses) {
+        for address in sorted(std::mem::take(&mut self.todo.addresses)) {
             self.place_address(address);
         }
     }
@@ -126,7 +133,7 @@ impl Compiler {
 
     fn touch_prefix(&mut self, prefix: IpPrefix, class: Option<Identity>) {
         if prefix.len == 128 {
-            self.todo.addresses.insert(prefix.addr);
+            self.todo.addresses.push(prefix.addr);
         } else {
             self.set_address(prefix, class);
         }

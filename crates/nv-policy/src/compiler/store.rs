@@ -1,10 +1,11 @@
 //! Port tables and chains, each stored once and counted.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use nv_types::{Chain, DecisionId, IpProto, PortEntry, PortTableId};
 
-use crate::flatten::Cell;
+use crate::flatten::Flat;
 use crate::map::Map;
 
 /// A cell by its chain's number.
@@ -12,21 +13,21 @@ type Row = (IpProto, u16, u8, DecisionId);
 
 #[derive(Debug)]
 struct Table {
-    rows: Vec<Row>,
+    /// Shared with [`Store::by_rows`].
+    rows: Arc<[Row]>,
     refs: u32,
-    /// Which of the tables that had this number.
-    generation: u32,
 }
 
 /// All port tables and chains. What is not used any more goes at [`Store::sweep`].
 #[derive(Debug, Default)]
 pub(super) struct Store {
     tables: Vec<Option<Table>>,
+    /// Which of the tables that had a number has it now: odd while there is one.
     generations: Vec<u32>,
-    by_rows: Map<Vec<Row>, PortTableId>,
+    by_rows: Map<Arc<[Row]>, PortTableId>,
     free_tables: BTreeSet<u32>,
-    chains: Vec<Option<(Chain, u32)>>,
-    by_chain: Map<Chain, DecisionId>,
+    chains: Vec<Option<(Arc<Chain>, u32)>>,
+    by_chain: Map<Arc<Chain>, DecisionId>,
     free_chains: BTreeSet<u32>,
     /// Tables whose count fell to zero.
     idle: Vec<PortTableId>,
@@ -41,12 +42,13 @@ fn number(length: usize) -> u32 {
 
 impl Store {
     /// The table with these cells, and its generation. Whoever keeps the number calls [`Store::hold`].
-    pub(super) fn table(&mut self, cells: Vec<Cell>) -> (PortTableId, u32) {
+    pub(super) fn table(&mut self, flat: Flat) -> (PortTableId, u32) {
+        let chains: Vec<DecisionId> = flat.chains.into_iter().map(|chain| self.chain(chain)).collect();
+        let cells = flat.cells.into_iter();
         let rows: Vec<Row> = cells
-            .into_iter()
-            .map(|cell| (cell.proto, cell.port, cell.prefix_len, self.chain(cell.chain)))
+            .filter_map(|cell| Some((cell.proto, cell.port, cell.prefix_len, *chains.get(cell.chain)?)))
             .collect();
-        if let Some(id) = self.by_rows.get(&rows) {
+        if let Some(id) = self.by_rows.get(rows.as_slice()) {
             return (*id, self.generation(*id));
         }
         for (_, _, _, chain) in &rows {
@@ -66,15 +68,20 @@ impl Store {
         *generation = generation.wrapping_add(1);
         let generation = *generation;
         let id = PortTableId(id);
-        self.by_rows.insert(rows.clone(), id);
-        self.tables[id.0 as usize] = Some(Table {
-            rows,
-            refs: 0,
-            generation,
-        });
+        let rows: Arc<[Row]> = rows.into();
+        self.by_rows.insert(Arc::clone(&rows), id);
+        self.tables[id.0 as usize] = Some(Table { rows, refs: 0 });
         self.touched_tables.insert(id);
         self.idle.push(id);
         (id, generation)
+    }
+
+    /// Makes room for the tables and chains of so many rules at once.
+    pub(super) fn reserve(&mut self, rules: usize) {
+        self.tables.reserve(rules);
+        self.by_rows.reserve(rules);
+        self.chains.reserve(2 * rules);
+        self.by_chain.reserve(2 * rules);
     }
 
     fn chain(&mut self, chain: Chain) -> DecisionId {
@@ -89,22 +96,20 @@ impl Store {
             }
         };
         let id = DecisionId(id);
-        self.by_chain.insert(chain.clone(), id);
+        let chain = Arc::new(chain);
+        self.by_chain.insert(Arc::clone(&chain), id);
         self.chains[id.0 as usize] = Some((chain, 0));
         self.touched_chains.insert(id);
         id
     }
 
     fn generation(&self, id: PortTableId) -> u32 {
-        self.tables
-            .get(id.0 as usize)
-            .and_then(Option::as_ref)
-            .map_or(0, |table| table.generation)
+        self.generations.get(id.0 as usize).copied().unwrap_or_default()
     }
 
     /// Whether the number still means the table of that generation.
     pub(super) fn is_live(&self, id: PortTableId, generation: u32) -> bool {
-        generation != 0 && self.generation(id) == generation
+        generation % 2 == 1 && self.generation(id) == generation
     }
 
     /// One more pair names the table.
@@ -134,11 +139,14 @@ impl Store {
             let Some(table) = self.tables[place].take() else {
                 continue;
             };
+            if let Some(generation) = self.generations.get_mut(place) {
+                *generation = generation.wrapping_add(1);
+            }
             self.by_rows.remove(&table.rows);
             self.free_tables.insert(id.0);
             self.touched_tables.insert(id);
-            for (_, _, _, chain) in table.rows {
-                self.drop_chain(chain);
+            for (_, _, _, chain) in table.rows.iter() {
+                self.drop_chain(*chain);
             }
         }
     }
@@ -193,7 +201,7 @@ impl Store {
             .iter()
             .map(|slot| {
                 slot.as_ref()
-                    .map_or_else(Chain::closed, |(chain, _)| chain.clone())
+                    .map_or_else(Chain::closed, |(chain, _)| Chain::clone(chain))
             })
             .collect()
     }
@@ -216,7 +224,7 @@ impl Store {
             .into_iter()
             .map(|id| {
                 let chain = self.chains.get(id.0 as usize).and_then(Option::as_ref);
-                (id, chain.map(|(chain, _)| chain.clone()))
+                (id, chain.map(|(chain, _)| Chain::clone(chain)))
             })
             .collect();
         Touched { tables, chains }
