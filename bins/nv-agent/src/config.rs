@@ -10,6 +10,8 @@ use nv_runtime::{DiscoverOptions, Location};
 use nv_types::NodeId;
 use serde::Deserialize;
 
+use crate::controllers::split;
+
 use crate::hook::{self, HookFail, HookOptions, Target};
 
 /// Command line of the agent.
@@ -26,7 +28,7 @@ pub struct Cli {
     /// Name of this node [default: the host's name].
     #[arg(long, env = "NV_NODE", global = true)]
     pub node: Option<String>,
-    /// gRPC address of the controller [default: 127.0.0.1:18400].
+    /// gRPC address of the controller; of several with one store: all, with commas [default: 127.0.0.1:18400].
     #[arg(long, env = "NV_CONTROLLER", global = true, value_name = "HOST:PORT")]
     pub controller: Option<String>,
     /// Folder of the node's certificate and the last policy [default: /var/lib/nv-agent].
@@ -190,7 +192,7 @@ impl std::fmt::Debug for Credentials {
 pub struct Config {
     /// Name of the node.
     pub node: NodeId,
-    /// gRPC address of the controller, `host:port`.
+    /// gRPC address of the controller, `host:port`; several with commas.
     pub controller: String,
     /// Folder of the node's certificate, the last policy and captures.
     pub data_dir: PathBuf,
@@ -274,11 +276,15 @@ impl Config {
             .clone()
             .or(file.controller)
             .unwrap_or_else(|| "127.0.0.1:18400".into());
-        if controller
-            .rsplit_once(':')
-            .is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err())
-        {
-            return Err(wrong("controller", format!("'{controller}' is not HOST:PORT")));
+        let good = |one: &str| {
+            one.rsplit_once(':')
+                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        };
+        if split(&controller).count() == 0 || !split(&controller).all(good) {
+            return Err(wrong(
+                "controller",
+                format!("'{controller}' is not HOST:PORT, nor several of them with commas"),
+            ));
         }
         let data_dir = cli
             .data_dir

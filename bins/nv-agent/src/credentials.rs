@@ -4,14 +4,14 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use nv_api::grpc::{JoinRequest, enroll_client::EnrollClient};
 use nv_types::NodeId;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, ServerTlsConfig};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity, ServerTlsConfig};
 
 use crate::config::Credentials;
+use crate::controllers::Controllers;
 
 /// Certificate, key and CA, PEM.
 #[derive(Clone)]
@@ -94,10 +94,10 @@ impl Pems {
         let tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(&ca))
             .domain_name(nv_api::CONTROLLER_NAME);
-        let channel = Endpoint::from_shared(format!("https://{controller}"))
-            .and_then(|endpoint| endpoint.connect_timeout(Duration::from_secs(5)).tls_config(tls))
-            .with_context(|| format!("controller {controller}"))?
-            .connect()
+        let controllers = Controllers::new(controller);
+        let channel = controllers
+            .endpoint(tls)?
+            .connect_with_connector(controllers.connector())
             .await
             .with_context(|| format!("the controller at {controller} does not answer"))?;
         let request = JoinRequest {
@@ -129,16 +129,9 @@ impl Pems {
             .ca_certificate(Certificate::from_pem(&self.ca))
             .identity(Identity::from_pem(&self.certificate, &self.key))
             .domain_name(nv_api::CONTROLLER_NAME);
-        let endpoint = Endpoint::from_shared(format!("https://{controller}"))
-            .with_context(|| format!("controller '{controller}'"))?
-            .connect_timeout(Duration::from_secs(3))
-            .keep_alive_while_idle(true)
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(5))
-            .tcp_nodelay(true)
-            .tls_config(tls)
-            .context("certificate, key or CA")?;
-        Ok(endpoint.connect_lazy())
+        let controllers = Controllers::new(controller);
+        let endpoint = controllers.endpoint(tls)?;
+        Ok(endpoint.connect_with_connector_lazy(controllers.connector()))
     }
 
     /// TLS of the agent's own server: only certificates of the CA are let in.

@@ -16,6 +16,7 @@
 
 mod captures;
 mod config;
+mod controllers;
 mod credentials;
 mod datapath;
 mod dp;

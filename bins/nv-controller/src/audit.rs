@@ -1,7 +1,7 @@
 //! The audit log: every change, each entry chained by hash to the one before, written in the change's own transaction.
 
 use nv_policy::{decode, encode};
-use nv_store::{KvStore as _, LocalStore};
+use nv_store::KvStore;
 use nv_types::{Timestamp, keys};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -56,7 +56,7 @@ fn audit_key(number: u64) -> String {
 impl Audit {
     /// Finds the end of the chain and checks what there is of it. Gives the number of places where it is broken, too: a log that was
     /// tampered with is told, and goes on.
-    pub(crate) async fn open(store: &LocalStore) -> anyhow::Result<(Self, usize)> {
+    pub(crate) async fn open(store: &dyn KvStore) -> anyhow::Result<(Self, usize)> {
         let (mut audit, mut breaks) = (Self::default(), 0);
         for entry in store.list(keys::AUDIT).await?.entries {
             let found = decode::<AuditEntry>(&entry.key, &entry.value).ok();

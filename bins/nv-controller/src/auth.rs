@@ -5,14 +5,14 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use argon2::Argon2;
 use argon2::password_hash::{PasswordHash, PasswordHasher as _, PasswordVerifier as _, SaltString};
 use nv_policy::{decode, encode};
-use nv_store::{Expect, KvStore as _, LocalStore, Txn};
+use nv_store::{CommitOutcome, Expect, KvStore, LeaseId, Txn};
 use nv_types::{Timestamp, keys};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::now;
 
 /// Longest life of a session, however much it is used.
-const LONGEST: Duration = Duration::from_secs(12 * 3600);
+pub(super) const LONGEST: Duration = Duration::from_secs(12 * 3600);
 /// Sessions at once.
 const SESSIONS: usize = 1000;
 /// Failures that are free; each after them doubles the wait.
@@ -79,10 +79,14 @@ pub(crate) struct Session {
     pub(crate) ended: CancellationToken,
 }
 
-struct Entry {
-    session: Session,
+pub(super) struct Entry {
+    pub(super) session: Session,
     begun: Instant,
     used: Instant,
+    /// Lease of a session that is in the store: it says when the session has been idle for too long, wherever it was used.
+    pub(super) lease: Option<LeaseId>,
+    /// When the lease was last kept alive from here.
+    pub(super) kept: Instant,
 }
 
 /// Why a login gives no session.
@@ -98,9 +102,11 @@ pub(crate) enum LoginError {
 
 /// Users and sessions.
 pub(crate) struct Auth {
-    store: LocalStore,
+    pub(super) store: Arc<dyn KvStore>,
+    /// Whether sessions are in the store too, for other controllers.
+    pub(super) shared: bool,
     idle: Duration,
-    sessions: Mutex<HashMap<[u8; 32], Entry>>,
+    pub(super) sessions: Mutex<HashMap<[u8; 32], Entry>>,
     failures: Mutex<HashMap<(IpAddr, String), (u32, Instant)>>,
     /// Logins by user since the start, and the last one.
     logins: Mutex<HashMap<String, (u32, Timestamp)>>,
@@ -114,7 +120,7 @@ impl std::fmt::Debug for Auth {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -137,7 +143,13 @@ fn hash_password(password: &str) -> anyhow::Result<String> {
 
 impl Auth {
     /// Opens the users; the first time, makes `admin` and gives its password.
-    pub(crate) async fn open(store: LocalStore, idle: Duration) -> anyhow::Result<(Self, Option<String>)> {
+    ///
+    /// `shared`: other controllers are on the same store, so sessions must be there.
+    pub(crate) async fn open(
+        store: Arc<dyn KvStore>,
+        idle: Duration,
+        shared: bool,
+    ) -> anyhow::Result<(Self, Option<String>)> {
         let key = format!("{}admin", keys::USERS);
         let mut first = None;
         // Only where there is nobody at all: an 'admin' who was deleted does not come back by a restart.
@@ -157,11 +169,14 @@ impl Auth {
             let txn = Txn::new()
                 .when(&key, Expect::Absent)
                 .put(&key, encode(&key, &user)?);
-            store.commit(txn).await?;
-            first = Some(password);
+            // Another controller on the same store may have been quicker: then its password counts.
+            if let CommitOutcome::Committed(_) = store.commit(txn).await? {
+                first = Some(password);
+            }
         }
         let auth = Self {
             store,
+            shared,
             idle,
             sessions: Mutex::default(),
             failures: Mutex::default(),
@@ -218,11 +233,14 @@ impl Auth {
             ended: CancellationToken::new(),
         };
         let token = random_token().map_err(|_none| LoginError::Unavailable)?;
-        self.remember(&token, &session);
+        let Ok(lease) = self.share(&token, &session).await else {
+            return Err(LoginError::Unavailable);
+        };
+        self.remember(digest(&token), &session, lease, Duration::ZERO);
         // Whoever changed the user meanwhile ended the sessions that were there then, perhaps just before this one.
         let again = self.user(user).await?;
         if again.is_none_or(|again| again.hash != stored.hash || again.role != stored.role) {
-            self.logout(&token);
+            self.logout(&token).await;
             return Err(LoginError::Refused);
         }
         let mut logins = lock(&self.logins);
@@ -247,8 +265,9 @@ impl Auth {
     }
 
     /// Ends the sessions of a user, except the one of this token.
-    pub(crate) fn end_sessions(&self, user: &str, keep: Option<&str>) {
+    pub(crate) async fn end_sessions(&self, user: &str, keep: Option<&str>) {
         let keep = keep.map(digest);
+        self.end_shared(user, keep.as_ref()).await;
         lock(&self.sessions).retain(|key, entry| {
             let stays = entry.session.user != user || Some(*key) == keep;
             if !stays {
@@ -287,7 +306,8 @@ impl Auth {
         *entry = (entry.0.saturating_add(1), Instant::now());
     }
 
-    fn remember(&self, token: &str, session: &Session) {
+    /// `age`: of a session that began elsewhere.
+    pub(super) fn remember(&self, key: [u8; 32], session: &Session, lease: Option<LeaseId>, age: Duration) {
         let now = Instant::now();
         let mut sessions = lock(&self.sessions);
         if sessions.len() >= SESSIONS {
@@ -302,17 +322,19 @@ impl Auth {
             sessions.remove(&oldest);
         }
         sessions.insert(
-            digest(token),
+            key,
             Entry {
                 session: session.clone(),
-                begun: now,
+                begun: now.checked_sub(age).unwrap_or(now),
                 used: now,
+                lease,
+                kept: now,
             },
         );
     }
 
     /// Who this token stands for; using it keeps the session alive.
-    pub(crate) fn session(&self, token: &str) -> Option<Session> {
+    pub(super) fn session(&self, token: &str) -> Option<Session> {
         let key = digest(token);
         let mut sessions = lock(&self.sessions);
         let entry = sessions.get_mut(&key)?;
@@ -324,8 +346,15 @@ impl Auth {
         Some(entry.session.clone())
     }
 
-    pub(crate) fn logout(&self, token: &str) {
-        let gone = lock(&self.sessions).remove(&digest(token));
+    pub(crate) async fn logout(&self, token: &str) {
+        let key = digest(token);
+        self.forget(&key);
+        self.unshare(&key).await;
+    }
+
+    /// Ends a session here.
+    pub(super) fn forget(&self, key: &[u8; 32]) {
+        let gone = lock(&self.sessions).remove(key);
         if let Some(entry) = gone {
             entry.session.ended.cancel();
         }
@@ -333,10 +362,10 @@ impl Auth {
 }
 
 fn is_alive(entry: &Entry, idle: Duration) -> bool {
-    entry.used.elapsed() < idle && entry.begun.elapsed() < LONGEST
+    (entry.lease.is_some() || entry.used.elapsed() < idle) && entry.begun.elapsed() < LONGEST
 }
 
-fn digest(token: &str) -> [u8; 32] {
+pub(super) fn digest(token: &str) -> [u8; 32] {
     Sha256::digest(token.as_bytes()).into()
 }
 
@@ -356,11 +385,12 @@ fn verify(hash: Option<&str>, password: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nv_store::LocalStore;
 
     #[tokio::test]
     async fn sessions_begin_with_the_right_password_and_end() {
-        let store = LocalStore::memory().unwrap();
-        let (auth, password) = Auth::open(store.clone(), Duration::from_millis(200))
+        let store: Arc<dyn KvStore> = Arc::new(LocalStore::memory().unwrap());
+        let (auth, password) = Auth::open(Arc::clone(&store), Duration::from_millis(200), false)
             .await
             .unwrap();
         let password = password.unwrap();
@@ -379,14 +409,14 @@ mod tests {
             (Role::Admin, "admin")
         );
         assert!(auth.session("0").is_none());
-        auth.logout(&token);
+        auth.logout(&token).await;
         assert!(auth.session(&token).is_none());
         let (token, _) = auth.login("admin", &password, from).await.unwrap();
         tokio::time::sleep(Duration::from_millis(250)).await;
         assert!(auth.session(&token).is_none(), "idle for too long");
         // The second opening finds the user and makes no password.
         assert!(
-            Auth::open(store.clone(), Duration::from_secs(9))
+            Auth::open(Arc::clone(&store), Duration::from_secs(9), false)
                 .await
                 .unwrap()
                 .1
@@ -399,9 +429,13 @@ mod tests {
 
     #[tokio::test]
     async fn guessing_is_slowed_down_by_source_and_name() {
-        let (auth, password) = Auth::open(LocalStore::memory().unwrap(), Duration::from_secs(60))
-            .await
-            .unwrap();
+        let (auth, password) = Auth::open(
+            Arc::new(LocalStore::memory().unwrap()),
+            Duration::from_secs(60),
+            false,
+        )
+        .await
+        .unwrap();
         let (bad, good) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
         for _ in 0..FREE_FAILURES {
             assert_eq!(

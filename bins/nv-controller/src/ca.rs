@@ -7,11 +7,14 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
+use nv_policy::{decode, encode};
+use nv_store::{CommitOutcome, Expect, KvStore, Txn};
 use nv_types::NodeId;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
     IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
 };
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 /// Name of the controller's own certificate: agents serve captures to it alone.
@@ -38,6 +41,16 @@ impl std::fmt::Debug for Identity {
             .field("certificate_pem", &self.certificate_pem)
             .finish_non_exhaustive()
     }
+}
+
+/// Key of the CA that controllers share; no agent may read it.
+const SHARED: &str = "ca/identity";
+
+/// Value of `ca/identity`, PEM.
+#[derive(Serialize, Deserialize)]
+struct Shared {
+    certificate: String,
+    key: String,
 }
 
 /// The CA.
@@ -87,6 +100,53 @@ impl Ca {
             issuer: Issuer::new(params, key),
             pem,
         })
+    }
+
+    /// The CA that all controllers of a store share. The first one makes it; each has a copy in its data folder.
+    ///
+    /// Whoever may read nv's keys in Consul or etcd may read the CA's key: give nv a token or a user of its own.
+    pub(crate) async fn open_shared(folder: &Path, store: &dyn KvStore) -> anyhow::Result<Self> {
+        let (cert_path, key_path) = (folder.join("ca.pem"), folder.join("ca.key"));
+        let had = cert_path.exists();
+        for _ in 0..2 {
+            let (found, _) = store.get(SHARED).await?;
+            if let Some(found) = found {
+                let shared: Shared = decode(SHARED, &found.value)?;
+                if !cert_path.exists() {
+                    write_new(&key_path, &shared.key, 0o600)?;
+                    write_new(&cert_path, &shared.certificate, 0o644)?;
+                }
+                let ca = Self::open(folder)?;
+                if ca.pem != shared.certificate {
+                    bail!(
+                        "{} is the CA of another cluster than the one in the store: give this controller a data folder of its own",
+                        cert_path.display()
+                    );
+                }
+                return Ok(ca);
+            }
+            let ca = Self::open(folder)?;
+            let read = |path: &Path| {
+                fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+            };
+            let shared = Shared {
+                certificate: ca.pem.clone(),
+                key: read(&key_path)?,
+            };
+            let txn = Txn::new()
+                .when(SHARED, Expect::Absent)
+                .put(SHARED, encode(SHARED, &shared)?);
+            if let CommitOutcome::Committed(_) = store.commit(txn).await? {
+                return Ok(ca);
+            }
+            // Another controller was quicker: the one made just now is of no use.
+            if !had {
+                fs::remove_file(&cert_path)
+                    .and_then(|()| fs::remove_file(&key_path))
+                    .context("removing an unused CA")?;
+            }
+        }
+        bail!("the store took no CA and has none: is somebody deleting '{SHARED}'?")
     }
 
     pub(crate) fn pem(&self) -> &str {

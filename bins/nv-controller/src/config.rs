@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use serde::Deserialize;
 
+use crate::backing::{ClusterConfig, StoreKind};
+
 /// Command line of the controller.
 #[derive(Debug, Parser)]
 #[command(
@@ -26,6 +28,12 @@ pub struct Cli {
     /// Address of gRPC, for agents [default: 127.0.0.1:18400].
     #[arg(long, env = "NV_GRPC", value_name = "ADDR:PORT")]
     pub grpc: Option<SocketAddr>,
+    /// Where the controller keeps its state [default: embedded]. Consul and etcd need the file's `[cluster]` or --store-endpoints.
+    #[arg(long, env = "NV_STORE", value_name = "STORE")]
+    pub store: Option<StoreKind>,
+    /// Addresses of Consul or etcd, `http://HOST:PORT` or `https://HOST:PORT`.
+    #[arg(long, env = "NV_STORE_ENDPOINTS", value_name = "URL", value_delimiter = ',')]
+    pub store_endpoints: Vec<String>,
     /// Seconds without a call after which a session ends [default: 300].
     #[arg(long, env = "NV_SESSION_IDLE", value_name = "SECONDS")]
     pub session_idle: Option<u64>,
@@ -46,6 +54,8 @@ struct File {
     grpc: Option<SocketAddr>,
     session_idle: Option<u64>,
     names: Option<Vec<String>>,
+    store: Option<StoreKind>,
+    cluster: Option<ClusterConfig>,
 }
 
 /// What a controller needs to start.
@@ -61,6 +71,10 @@ pub struct Config {
     pub session_idle: u64,
     /// More names and addresses that the controller's certificate is for.
     pub names: Vec<String>,
+    /// Where the state is kept.
+    pub store: StoreKind,
+    /// Where Consul or etcd is, for those.
+    pub cluster: ClusterConfig,
 }
 
 impl Default for Config {
@@ -72,6 +86,8 @@ impl Default for Config {
             grpc: local(18400),
             session_idle: 300,
             names: Vec::new(),
+            store: StoreKind::default(),
+            cluster: ClusterConfig::default(),
         }
     }
 }
@@ -115,6 +131,10 @@ impl Config {
     pub fn from_cli(cli: &Cli) -> Result<Self, ConfigError> {
         let file = cli.config.as_deref().map(read).transpose()?.unwrap_or_default();
         let default = Self::default();
+        let mut cluster = file.cluster.unwrap_or_default();
+        if !cli.store_endpoints.is_empty() {
+            cluster.endpoints.clone_from(&cli.store_endpoints);
+        }
         let config = Self {
             data_dir: cli.data_dir.clone().or(file.data_dir).unwrap_or(default.data_dir),
             rest: cli.rest.or(file.rest).unwrap_or(default.rest),
@@ -124,6 +144,8 @@ impl Config {
                 .or(file.session_idle)
                 .unwrap_or(default.session_idle),
             names: file.names.unwrap_or_default(),
+            store: cli.store.or(file.store).unwrap_or_default(),
+            cluster,
         };
         config.check()?;
         Ok(config)
@@ -140,6 +162,16 @@ impl Config {
         }
         if self.session_idle < 10 || self.session_idle > 86_400 {
             return wrong("session_idle", "10 seconds to a day");
+        }
+        let endpoints = self.cluster.endpoints.len();
+        if self.store == StoreKind::Embedded && endpoints > 0 {
+            return wrong(
+                "store",
+                "it is 'embedded', but servers are given: say 'consul' or 'etcd'",
+            );
+        }
+        if self.store != StoreKind::Embedded && endpoints == 0 {
+            return wrong("cluster", "endpoints: the addresses of Consul or etcd are needed");
         }
         if !self.data_dir.is_absolute() {
             return wrong("data_dir", "an absolute path is needed");
@@ -186,6 +218,15 @@ mod tests {
                 .contains("data_dir")
         );
         assert!(parse(&["--rest", "127.0.0.1:1", "--grpc", "127.0.0.1:1"]).is_err());
+        assert_eq!(parse(&[]).unwrap().store, StoreKind::Embedded);
+        let error = parse(&["--store", "etcd"]).unwrap_err().to_string();
+        assert!(error.contains("endpoints"), "{error}");
+        let etcd = ["--store", "etcd", "--store-endpoints", "http://a:1,http://b:2"];
+        assert_eq!(
+            parse(&etcd).unwrap().cluster.endpoints,
+            ["http://a:1", "http://b:2"]
+        );
+        assert!(parse(&etcd[2..]).unwrap_err().to_string().starts_with("store"));
         std::fs::write(&file, "dat_dir = '/a'\n").unwrap();
         assert!(parse(&[]).unwrap_err().to_string().contains("dat_dir"));
     }

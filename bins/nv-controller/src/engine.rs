@@ -6,15 +6,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nv_controller_core::{CommandError, Controller, Plan};
-use nv_store::{Change, CommitOutcome, Expect, KvStore as _, LocalStore, StoreError, Txn, WatchEvent};
+use nv_store::{Change, CommitOutcome, Condition, Expect, KvStore, StoreError, Txn, WatchEvent, election};
 use nv_types::{FlowRecord, NodeId, Revision, Timestamp, keys};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::Audit;
 
-/// Tries of a commit that meets a change of somebody else's.
-const TRIES: usize = 3;
+/// Tries of a commit that meets a change of somebody else's: another controller's, above all at the end of the audit log.
+const TRIES: usize = 12;
+/// Key of the controller that leads.
+const LEADER: &str = "controller/leader";
+/// Time after which a leader that is not heard of is none any more.
+const LEADER_TTL: Duration = Duration::from_secs(5);
 
 /// Why a change was not made.
 #[derive(Debug, thiserror::Error)]
@@ -84,10 +88,13 @@ pub(crate) struct Committed {
 }
 
 /// Core, store and who is connected.
-#[derive(Debug)]
 pub(crate) struct Engine {
     core: Mutex<Controller>,
-    store: LocalStore,
+    store: Arc<dyn KvStore>,
+    /// Name among the controllers of one store; `None`: it is the only one.
+    name: Option<String>,
+    /// What a write as leader must be conditioned on; `None` while another controller leads.
+    fence: Mutex<Option<Condition>>,
     /// Held over a whole commit: changes are made one after the other.
     audit: tokio::sync::Mutex<Audit>,
     flows: watch::Sender<u64>,
@@ -104,9 +111,18 @@ pub(crate) fn now() -> Timestamp {
     Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
 
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Engine {
-    pub(crate) async fn open(store: LocalStore) -> anyhow::Result<Arc<Self>> {
-        let (audit, audit_breaks) = Audit::open(&store).await?;
+    /// `name`: of this controller, where there may be others on the same store.
+    pub(crate) async fn open(store: Arc<dyn KvStore>, name: Option<String>) -> anyhow::Result<Arc<Self>> {
+        let (audit, audit_breaks) = Audit::open(&*store).await?;
         let listing = store.list("").await?;
         let mut core = Controller::new();
         let entries = listing
@@ -120,6 +136,8 @@ impl Engine {
         Ok(Arc::new(Self {
             core: Mutex::new(core),
             store,
+            name,
+            fence: Mutex::new(None),
             audit: tokio::sync::Mutex::new(audit),
             flows: watch::channel(0).0,
             wake: Notify::new(),
@@ -128,8 +146,49 @@ impl Engine {
         }))
     }
 
-    pub(crate) const fn store(&self) -> &LocalStore {
-        &self.store
+    pub(crate) fn store(&self) -> &dyn KvStore {
+        &*self.store
+    }
+
+    fn fence(&self) -> MutexGuard<'_, Option<Condition>> {
+        self.fence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this controller does what only one may do.
+    pub(crate) fn leads(&self) -> bool {
+        self.name.is_none() || self.fence().is_some()
+    }
+
+    /// Campaigns for as long as the controller runs, where there may be others.
+    pub(crate) async fn lead(self: Arc<Self>, shutdown: CancellationToken) {
+        let Some(name) = self.name.clone() else { return };
+        loop {
+            let campaign = election::campaign(Arc::clone(&self.store), LEADER, &name, LEADER_TTL);
+            let won = tokio::select! {
+                won = campaign => won,
+                () = shutdown.cancelled() => return,
+            };
+            match won {
+                Ok(mut leadership) => {
+                    tracing::info!(name, "this controller leads");
+                    *self.fence() = Some(leadership.fence());
+                    self.wake.notify_one();
+                    tokio::select! {
+                        () = leadership.lost() => tracing::warn!(name, "this controller leads no more"),
+                        () = shutdown.cancelled() => {
+                            // The next one need not wait for the time to run out.
+                            leadership.resign().await;
+                            return;
+                        }
+                    }
+                    *self.fence() = None;
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "no election");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
     }
 
     pub(crate) const fn started(&self) -> Timestamp {
@@ -158,6 +217,15 @@ impl Engine {
         asker: Asker<'_>,
         make: impl Fn(&Controller, Timestamp) -> Result<Plan, CommandError>,
     ) -> Result<Committed, EngineError> {
+        self.commit_fenced(asker, None, make).await
+    }
+
+    async fn commit_fenced(
+        &self,
+        asker: Asker<'_>,
+        fence: Option<Condition>,
+        make: impl Fn(&Controller, Timestamp) -> Result<Plan, CommandError>,
+    ) -> Result<Committed, EngineError> {
         let mut audit = self.audit.lock().await;
         let mut clash = String::new();
         for _ in 0..TRIES {
@@ -173,7 +241,11 @@ impl Engine {
             let next = audit
                 .next(asker.user, &plan.summary, now())
                 .map_err(|error| EngineError::Audit(format!("{error:#}")))?;
-            let mut txn = transaction(&plan).put(&next.key, next.value.clone());
+            // No two controllers write one entry: whoever comes second sees the other's and hangs on it.
+            let mut txn = transaction(&plan)
+                .when(&next.key, Expect::Absent)
+                .put(&next.key, next.value.clone());
+            txn.conditions.extend(fence.clone());
             if let Some(old) = &next.old {
                 txn = txn.delete(old);
             }
@@ -188,8 +260,16 @@ impl Engine {
                     });
                 }
                 CommitOutcome::Conflict { key, .. } => {
+                    if fence.as_ref().is_some_and(|fence| fence.key == key) {
+                        return Err(EngineError::Conflict(key));
+                    }
+                    if key.starts_with(keys::AUDIT) {
+                        let end = Audit::open(&*self.store).await;
+                        (*audit, _) = end.map_err(|error| EngineError::Audit(format!("{error:#}")))?;
+                    } else {
+                        self.reload().await?;
+                    }
                     clash = key;
-                    self.reload().await?;
                 }
             }
         }
@@ -289,7 +369,16 @@ impl Engine {
             let Some(plan) = self.core().poll_plan(now()) else {
                 return;
             };
-            let made = self.commit(Asker::NV, |_, _| Ok(plan.clone())).await;
+            // Every controller learns from the flows that its own agents report; groups of new services are seen by all and made by one.
+            let of_one = !plan.puts.iter().any(|(key, _)| key.starts_with(keys::RULES));
+            let fence = self.fence().clone().filter(|_| of_one);
+            if of_one && !self.leads() {
+                self.core().plan_failed(now());
+                return;
+            }
+            let made = self
+                .commit_fenced(Asker::NV, fence, |_, _| Ok(plan.clone()))
+                .await;
             if let Err(error) = made {
                 tracing::warn!(%error, changes = ?plan.summary, "not made; it comes again");
                 self.core().plan_failed(now());

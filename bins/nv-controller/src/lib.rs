@@ -20,12 +20,14 @@
 
 mod audit;
 mod auth;
+mod backing;
 mod ca;
 mod config;
 mod engine;
 mod grpc;
 mod rest;
 mod server;
+mod sessions;
 mod users;
 
 use std::fs;
@@ -37,7 +39,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use nv_api::grpc::{enroll_server::EnrollServer, report_server::ReportServer, store_server::StoreServer};
-use nv_store::LocalStore;
 use nv_types::NodeId;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +46,7 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Server, ServerTlsConfig};
 
+pub use backing::{ClusterConfig, StoreKind};
 pub use ca::Identity;
 pub use config::{Cli, Config, ConfigError};
 
@@ -60,6 +62,7 @@ pub struct Handle {
     password: Option<String>,
     ca: Arc<Ca>,
     tokens: grpc::Tokens,
+    engine: Arc<Engine>,
     tasks: TaskTracker,
 }
 
@@ -96,12 +99,24 @@ impl Handle {
         self.ca.agent(node)
     }
 
-    /// A token that a node's agent joins with, once.
+    /// A token that a node's agent joins with, once. Of a controller on a store that others share, see [`create_join_token`].
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn join_token(&self, node: &NodeId) -> anyhow::Result<String> {
         self.tokens.create(node)
+    }
+
+    /// Places where the audit log's chain was found broken at the start.
+    #[must_use]
+    pub fn audit_breaks(&self) -> usize {
+        self.engine.audit_breaks()
+    }
+
+    /// Whether this controller does what only one of several may do.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.engine.leads()
     }
 
     /// Waits until everything has ended after the shutdown.
@@ -110,18 +125,26 @@ impl Handle {
     }
 }
 
-/// Makes a join token in a data folder; works while a controller runs on it.
+/// Makes a join token; works while controllers run.
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn create_join_token(data_dir: &Path, node: &NodeId) -> anyhow::Result<String> {
+pub async fn create_join_token(config: &Config, node: &NodeId) -> anyhow::Result<String> {
+    let data_dir: &Path = &config.data_dir;
     if !data_dir.join("ca.pem").exists() {
         bail!(
             "{} holds no controller's data: start nv-controller once",
             data_dir.display()
         );
     }
-    grpc::Tokens::open(data_dir).create(node)
+    tokens(config, data_dir).await?.make(node).await
+}
+
+async fn tokens(config: &Config, data_dir: &Path) -> anyhow::Result<grpc::Tokens> {
+    Ok(match config.store {
+        StoreKind::Embedded => grpc::Tokens::open(data_dir),
+        StoreKind::Consul | StoreKind::Etcd => grpc::Tokens::shared(data_dir, backing::open(config).await?),
+    })
 }
 
 /// Starts a controller. It runs until `shutdown` is cancelled.
@@ -136,29 +159,39 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         .mode(0o755)
         .create(folder)
         .with_context(|| format!("cannot make the data folder {}", folder.display()))?;
-    let ca = Arc::new(Ca::open(folder)?);
+    let store = backing::open(&config).await?;
+    let shared = config.store != StoreKind::Embedded;
+    let ca = Arc::new(if shared {
+        Ca::open_shared(folder, &*store).await?
+    } else {
+        Ca::open(folder)?
+    });
     let mut names = config.names.clone();
     names.extend([config.rest.ip().to_string(), config.grpc.ip().to_string()]);
     let identity = Arc::new(ca.controller(&names)?);
-    let path = folder.join("store.redb");
-    let store = tokio::task::spawn_blocking(move || LocalStore::open(&path))
-        .await
-        .context("opening the store")??;
-    let (auth, password) = Auth::open(store.clone(), Duration::from_secs(config.session_idle)).await?;
-    let engine = Engine::open(store).await?;
+    let idle = Duration::from_secs(config.session_idle);
+    let (auth, password) = Auth::open(Arc::clone(&store), idle, shared).await?;
+    let auth = Arc::new(auth);
+    let tokens = if shared {
+        grpc::Tokens::shared(folder, Arc::clone(&store))
+    } else {
+        grpc::Tokens::open(folder)
+    };
 
     let rest_listener = listen("REST", config.rest).await?;
     let grpc_listener = listen("gRPC", config.grpc).await?;
     let (rest, grpc) = (rest_listener.local_addr()?, grpc_listener.local_addr()?);
+    let engine = Engine::open(store, shared.then(|| format!("{rest} {grpc}"))).await?;
     let app = rest::App {
         engine: Arc::clone(&engine),
-        auth: Arc::new(auth),
+        auth: Arc::clone(&auth),
         identity: Arc::clone(&identity),
         name: "controller".into(),
     };
     let tasks = TaskTracker::new();
-    let tokens = grpc::Tokens::open(folder);
     tasks.spawn(Arc::clone(&engine).run(shutdown.clone()));
+    tasks.spawn(Arc::clone(&engine).lead(shutdown.clone()));
+    tasks.spawn(auth.follow(shutdown.clone()));
     tasks.spawn(server::serve(
         rest_listener,
         server::tls(&identity)?,
@@ -168,7 +201,7 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     let serving = serve_grpc(
         grpc_listener,
         &identity,
-        engine,
+        Arc::clone(&engine),
         Arc::clone(&ca),
         tokens.clone(),
         shutdown,
@@ -182,6 +215,7 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         password,
         ca,
         tokens,
+        engine,
         tasks,
     })
 }

@@ -26,8 +26,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if let Some(node) = &cli.join_token {
-        let token = node.parse().map_err(anyhow::Error::from);
-        return match token.and_then(|node| nv_controller::create_join_token(&config.data_dir, &node)) {
+        return match join_token(&config, node) {
             Ok(token) => {
                 say(&token);
                 ExitCode::SUCCESS
@@ -47,6 +46,11 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error, 1),
     }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn join_token(config: &Config, node: &str) -> anyhow::Result<String> {
+    nv_controller::create_join_token(config, &node.parse()?).await
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {

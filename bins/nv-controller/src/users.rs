@@ -2,7 +2,7 @@
 
 use nv_controller_core::Plan;
 use nv_policy::{decode, encode};
-use nv_store::{KvStore as _, Revision, StoreError};
+use nv_store::{Revision, StoreError};
 use nv_types::keys;
 
 use crate::auth::{Auth, Role, StoredUser};
@@ -215,9 +215,9 @@ pub(crate) async fn change(
     }
     let made = write(engine, asker, &plan).await?;
     if user.role != before.role {
-        auth.end_sessions(who, None);
+        auth.end_sessions(who, None).await;
     } else if change.password.is_some() {
-        auth.end_sessions(who, keep);
+        auth.end_sessions(who, keep).await;
     }
     Ok(made)
 }
@@ -241,7 +241,7 @@ pub(crate) async fn delete(
         plan.conditions.extend(other_admins(&users, who)?);
     }
     let made = write(engine, asker, &plan).await?;
-    auth.end_sessions(who, None);
+    auth.end_sessions(who, None).await;
     Ok(made)
 }
 

@@ -11,7 +11,8 @@ use crate::{KvStore, StoreError};
 
 const QUEUE: usize = 256;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+/// Where there are several servers, the next one is there already.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A store reached through `T`, a transport that speaks the calls of [`KvStore`] over some connection. A watch of `T` ends when its
 /// connection does; a watch of this goes on from the revision after the last one seen, or with a `Resync`. Other

@@ -49,7 +49,7 @@ impl Leases {
     }
 
     /// Whether the lease is the node's: granted here, or, by a controller before this one, for keys of the node.
-    pub(super) async fn check(&self, node: &NodeId, id: LeaseId, store: &impl KvStore) -> Result<(), Status> {
+    pub(super) async fn check(&self, node: &NodeId, id: LeaseId, store: &dyn KvStore) -> Result<(), Status> {
         let known = self.owners().get(&id).map(|(owner, _)| owner == node);
         match known {
             Some(true) => return Ok(()),

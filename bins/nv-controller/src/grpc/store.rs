@@ -9,7 +9,7 @@ use nv_api::grpc::{
     self, CommitReply, CommitRequest, Empty, GetReply, GetRequest, LeaseGrantReply, LeaseGrantRequest,
     ListReply, ListRequest, WatchReply, WatchRequest, store_server::Store,
 };
-use nv_store::{Change, KvStore as _, LeaseId, Listing, Op, Txn, WatchEvent, WatchStream};
+use nv_store::{Change, LeaseId, Listing, Op, Txn, WatchEvent, WatchStream};
 use nv_types::{NodeId, Revision};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};

@@ -72,7 +72,7 @@ pub(super) async fn login(
 #[utoipa::path(delete, path = "/v1/auth", responses((status = 200), (status = 401, body = ErrorBody)))]
 pub(super) async fn logout(State(app): State<App>, headers: HeaderMap) -> Json<serde_json::Value> {
     if let Some(token) = headers.get("x-auth-token").and_then(|value| value.to_str().ok()) {
-        app.auth.logout(token);
+        app.auth.logout(token).await;
     }
     Json(serde_json::json!({}))
 }

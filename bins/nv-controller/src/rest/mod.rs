@@ -129,7 +129,11 @@ async fn check_session(State(app): State<App>, mut request: Request, next: Next)
             .headers()
             .get("x-auth-token")
             .and_then(|value| value.to_str().ok());
-        let Some(session) = token.and_then(|token| app.auth.session(token)) else {
+        let session = match token {
+            Some(token) => app.auth.find(token).await,
+            None => None,
+        };
+        let Some(session) = session else {
             return ApiError::new(
                 StatusCode::UNAUTHORIZED,
                 "a valid token is needed in X-Auth-Token",
