@@ -121,7 +121,7 @@ layout! {
     }
     SideCell {
         packets: Cell<u64>, bytes: Cell<u64>, last_ns: Cell<u64>, next: Cell<u32>, tcp_flags: Cell<u8>,
-        payloads: Cell<u8>, pad: [u8; 2], apart: [u64; 4],
+        payloads: Cell<u8>, pad: [u8; 2], digest: Cell<u32>, apart: [u32; 7],
     }
     FlowCell {
         first_ns: Cell<u64>, epoch: Cell<u32>, rule: Cell<u32>, verdict: Cell<u8>, reason: Cell<u8>,

@@ -1,11 +1,10 @@
 //! Connections: what a packet finds of its flow, what it makes of it, what it leaves.
 
-use nv_types::{Application, Direction, IpProto, Reason, Verdict};
+use nv_types::{Direction, IpProto, Reason, Verdict};
 
-use crate::app::{Payload, identify};
 use crate::guard::{is_own, remember_fragment};
-use crate::layout::{APP_PENDING, EndpointValue, FlowCell, PAYLOAD_BUDGET, SideCell, direction_of};
-use crate::packet::{Packet, WINDOW};
+use crate::layout::{APP_PENDING, EndpointValue, FlowCell, SideCell, direction_of, is_pending};
+use crate::naming::Notes;
 use crate::parse::{ACK, FIN, Headers, RST, SYN};
 use crate::pipeline::{Scope, Scratch};
 use crate::policy::decide;
@@ -21,7 +20,7 @@ const FLOW_ENDED: u8 = 2;
 
 /// The side that opened the flow that this packet begins, or picks up.
 #[inline(always)]
-const fn opener(direction: Direction, headers: &Headers) -> Direction {
+pub(crate) const fn opener(direction: Direction, headers: &Headers) -> Direction {
     let sender_is_server = if headers.key.proto != IpProto::TCP.0 {
         false
     } else if headers.tcp_flags & SYN != 0 {
@@ -42,7 +41,7 @@ const fn opener(direction: Direction, headers: &Headers) -> Direction {
 /// A bare SYN on a flow that has already been answered begins a new connection on old ports: it must not inherit
 /// the verdict, nor the application, of the one before.
 #[inline(always)]
-fn is_reopened(flow: &FlowCell, headers: &Headers) -> bool {
+pub(crate) fn is_reopened(flow: &FlowCell, headers: &Headers) -> bool {
     headers.key.proto == IpProto::TCP.0
         && headers.tcp_flags & (SYN | ACK) == SYN
         && (flow.tx.tcp_flags.get() | flow.rx.tcp_flags.get()) & (ACK | FIN | RST) != 0
@@ -55,7 +54,7 @@ pub(crate) fn is_settled(flow: &FlowCell, headers: &Headers, leaves: bool, epoch
     flow.epoch.get() == epoch
         && flow.flags.get() & FlowCell::OWN != 0
         && flow.reason.get() != Reason::Pending as u8
-        && (flow.app.get() != APP_PENDING || headers.payload_len == 0)
+        && (headers.payload_len == 0 || !is_pending(flow.app.get()))
         && !headers.more_fragments
         && !(leaves
             && flow.guards.get() & EndpointValue::CHECK_MAC != 0
@@ -128,8 +127,7 @@ pub(crate) fn touch<T: Tables>(tables: &T, side: &SideCell, headers: &Headers, b
 
 /// Connection, application, policy; `found` is the flow that the packet's key has.
 #[inline(always)]
-pub(crate) fn follow<P: Packet, T: Tables>(
-    packet: &P,
+pub(crate) fn follow<T: Tables>(
     tables: &T,
     scope: &Scope<'_>,
     scratch: &mut Scratch,
@@ -142,8 +140,8 @@ pub(crate) fn follow<P: Packet, T: Tables>(
     }
     let Scratch {
         headers,
-        payload,
         flow: fresh,
+        notes,
         ..
     } = scratch;
     let known = match found {
@@ -163,25 +161,15 @@ pub(crate) fn follow<P: Packet, T: Tables>(
         None => opener(scope.passage.direction, headers) as u8,
     };
     let opened = direction_of((tables.opaque(u32::from(opened)) & 1) as u8);
-    let mut app = known.map_or(APP_PENDING, |flow| flow.app.get());
-    let mut tries = match known {
-        Some(flow) => flow.side(leaves).payloads.get(),
-        None => 0,
+    let app = match known {
+        _ if notes.asked => notes.app,
+        Some(flow) => flow.app.get(),
+        None => APP_PENDING,
     };
-    let asked = app == APP_PENDING && headers.payload_len > 0;
-    if asked {
-        let from_client = matches!(
-            (opened, leaves),
-            (Direction::Egress, true) | (Direction::Ingress, false)
-        );
-        (app, tries) = classify(packet, headers, payload, from_client, tries);
-        app = (tables.opaque(u32::from(app)) & 0xff) as u8;
-    }
-    let learned = asked && app != APP_PENDING;
     let current = match known {
         Some(flow) if flow.epoch.get() == scope.epoch => {
             let stored = stored(flow);
-            if learned && stored.is_pending() {
+            if notes.learned && stored.is_pending() {
                 None
             } else {
                 Some(stored)
@@ -202,10 +190,8 @@ pub(crate) fn follow<P: Packet, T: Tables>(
         ruling,
         opened,
         app,
-        tries,
         own,
-        asked,
-        learned,
+        notes,
     };
     let Some(flow) = known else {
         if is_remnant(headers) {
@@ -255,43 +241,12 @@ fn closes(flow: &FlowCell, headers: &Headers, leaves: bool) -> u8 {
 }
 
 /// What is to be written of a flow.
-struct Update {
+struct Update<'a> {
     ruling: Ruling,
     opened: Direction,
     app: u8,
-    tries: u8,
     own: bool,
-    asked: bool,
-    learned: bool,
-}
-
-/// Application after this payload, and how many payloads of its side remain unidentified.
-#[inline(always)]
-fn classify<P: Packet>(
-    packet: &P,
-    headers: &Headers,
-    payload: &mut Payload,
-    from_client: bool,
-    tries: u8,
-) -> (u8, u8) {
-    *payload = Payload {
-        bytes: [0; WINDOW],
-        len: headers.payload_len,
-        from_client,
-    };
-    // A later fragment starts in the middle of a message: nothing to recognize.
-    if headers.fragment_offset == 0
-        && packet.window(headers.payload, headers.payload_len, &mut payload.bytes)
-        && let Some(app) = identify(IpProto(headers.key.proto), payload, packet, headers.payload)
-    {
-        return (app.index(), tries);
-    }
-    let tries = tries + 1;
-    if tries >= PAYLOAD_BUDGET {
-        (Application::UNKNOWN.index(), tries)
-    } else {
-        (APP_PENDING, tries)
-    }
+    notes: &'a Notes,
 }
 
 /// The ruling that a flow carries.
@@ -309,7 +264,7 @@ fn begin<T: Tables>(
     headers: &Headers,
     flow: &FlowCell,
     bytes: u32,
-    update: &Update,
+    update: &Update<'_>,
 ) -> Ruling {
     let ruling = update.ruling;
     let leaves = matches!(scope.passage.direction, Direction::Egress);
@@ -330,7 +285,8 @@ fn begin<T: Tables>(
         side.last_ns.set(if its { now } else { 0 });
         side.next.set(if its { headers.tcp_next() } else { 0 });
         side.tcp_flags.set(if its { headers.tcp_flags } else { 0 });
-        side.payloads.set(if its { update.tries } else { 0 });
+        side.payloads.set(if its { update.notes.payloads } else { 0 });
+        side.digest.set(if its { update.notes.digest } else { 0 });
     }
     if !tables.insert_flow(&headers.key, flow) {
         let full = if ruling.is_denied() {
@@ -346,7 +302,7 @@ fn begin<T: Tables>(
 
 /// Writes what was decided, and for whom.
 #[inline(always)]
-fn judged(flow: &FlowCell, scope: &Scope<'_>, update: &Update, state: u8) {
+fn judged(flow: &FlowCell, scope: &Scope<'_>, update: &Update<'_>, state: u8) {
     let ruling = update.ruling;
     flow.epoch.set(scope.epoch);
     flow.rule.set(ruling.rule());
@@ -373,7 +329,7 @@ fn write_back<T: Tables>(
     headers: &Headers,
     bytes: u32,
     flow: &FlowCell,
-    update: &Update,
+    update: &Update<'_>,
 ) -> Option<u8> {
     let ruling = update.ruling;
     let leaves = matches!(scope.passage.direction, Direction::Egress);
@@ -388,16 +344,17 @@ fn write_back<T: Tables>(
     let changed = flow.verdict.get() != ruling.verdict()
         || flow.reason.get() != ruling.reason()
         || flow.rule.get() != ruling.rule();
-    if update.asked {
-        side.payloads.set(update.tries);
+    if update.notes.asked {
+        side.payloads.set(update.notes.payloads);
+        side.digest.set(update.notes.digest);
         flow.app.set(update.app);
     }
-    if changed || flow.epoch.get() != scope.epoch || update.learned {
+    if changed || flow.epoch.get() != scope.epoch || update.notes.learned {
         judged(flow, scope, update, (before | news) & FlowCell::LIFE);
     }
     if news & !before & FlowCell::ENDED != 0 {
         Some(FLOW_ENDED)
-    } else if changed || update.learned {
+    } else if changed || (update.notes.learned && !is_pending(update.app)) {
         Some(FLOW_CHANGED)
     } else {
         None

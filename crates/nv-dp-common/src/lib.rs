@@ -25,6 +25,7 @@ pub mod app;
 mod flow;
 mod guard;
 pub mod layout;
+mod naming;
 mod packet;
 pub mod parse;
 mod pipeline;

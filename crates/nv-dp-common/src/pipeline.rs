@@ -6,6 +6,7 @@ use crate::app::Payload;
 use crate::flow::{advance, follow, is_settled, stored};
 use crate::guard::{claims_foreign, has_wrong_mac, is_own, is_related, join_fragment};
 use crate::layout::{CounterCell, EndpointValue, FlowCell, FlowKeyValue, FragmentKey, LocalView, Switches};
+use crate::naming::{Notes, look};
 use crate::packet::{Packet, WINDOW};
 use crate::parse::{Class, Headers, is_multicast, parse, parse_plain};
 use crate::ruling::Ruling;
@@ -33,6 +34,7 @@ pub struct Scratch {
     pub(crate) flow: FlowCell,
     pub(crate) quoted: FlowKeyValue,
     pub(crate) fragment: FragmentKey,
+    pub(crate) notes: Notes,
 }
 
 impl Scratch {
@@ -58,6 +60,7 @@ impl Scratch {
                 direction: 0,
                 pad: [0; 2],
             },
+            notes: Notes::default(),
         }
     }
 }
@@ -142,6 +145,10 @@ pub fn run<P: Packet, T: Tables>(packet: &P, tables: &T, scratch: &mut Scratch, 
         advance(tables, &scratch.headers, flow, leaves, bytes, passage.now_ns);
         count(counters, bytes, ruling);
         return ruling.outcome();
+    }
+    scratch.notes = Notes::default();
+    if matches!(class, Class::Flow) && scratch.headers.payload_len > 0 {
+        look(packet, tables, scratch, found, passage.direction);
     }
     let slot = epoch & 1;
     let (Some(switches), Some(endpoint)) = (tables.switches(slot), tables.endpoint(passage.ifindex)) else {
@@ -244,5 +251,5 @@ fn judge<P: Packet, T: Tables>(
         Class::Flow => found,
         _ => tables.flow(&scratch.headers.key), // the key is complete only now
     };
-    follow(packet, tables, scope, scratch, found, bytes)
+    follow(tables, scope, scratch, found, bytes)
 }

@@ -2,6 +2,7 @@
 
 use nv_types::{Application, ChainStep, Direction, Identity, IpProto, Reason, Verdict, walk};
 
+use crate::app::candidates;
 use crate::layout::{
     AddressValue, ChainValue, FAILSAFE_TABLE, FlowKeyValue, LocalView, OwnKey, PairKey, slot_bit,
 };
@@ -100,12 +101,20 @@ fn step<T: Tables>(tables: &T, chain: &ChainValue, app: u8) -> Option<Ruling> {
     match walk(chain.entries(), Application::from_index(app)) {
         ChainStep::Decided(decision) => Some(Ruling::of(decision).opaque(|word| tables.opaque(word))),
         ChainStep::Broken => None,
-        ChainStep::Pending => match walk(chain.entries(), Some(Application::UNKNOWN)) {
-            ChainStep::Decided(unknown) => {
-                let held = matches!(unknown.verdict, Verdict::Deny);
-                Some(Ruling::new(Verdict::Allow, Reason::Pending).holding(held))
-            }
-            ChainStep::Pending | ChainStep::Broken => None,
-        },
+        ChainStep::Pending => {
+            // Held only if whatever it may turn out to be is denied.
+            let [one, other] = candidates(app);
+            let held = is_denied(chain, one)? && (one == other || is_denied(chain, other)?);
+            Some(Ruling::new(Verdict::Allow, Reason::Pending).holding(held))
+        }
+    }
+}
+
+/// Whether the chain denies this application; `None` if it is broken.
+#[inline(always)]
+fn is_denied(chain: &ChainValue, app: Application) -> Option<bool> {
+    match walk(chain.entries(), Some(app)) {
+        ChainStep::Decided(decision) => Some(matches!(decision.verdict, Verdict::Deny)),
+        ChainStep::Pending | ChainStep::Broken => None,
     }
 }

@@ -112,7 +112,8 @@ impl Content {
             Self::Nothing => b"",
             Self::Http => b"GET / HTTP/1.1\r\n\r\n",
             Self::Ssh => b"SSH-2.0-x\r\n",
-            Self::Noise => b"\xfe\xed\xbe\xef",
+            // Too short for an answer that is its request to be Echo.
+            Self::Noise => b"\xfe\xed\xbe",
         }
     }
 
@@ -329,7 +330,12 @@ fn frame(step: &Step) -> (Direction, Vec<u8>) {
     let frame = if proto == IpProto::TCP {
         tcp_at(path, (seq, ack), flags, content.bytes())
     } else {
-        udp(path, content.bytes())
+        // The same bytes both ways would be Echo.
+        let mut bytes = content.bytes().to_vec();
+        if !bytes.is_empty() {
+            bytes.push(direction as u8);
+        }
+        udp(path, &bytes)
     };
     (direction, frame)
 }

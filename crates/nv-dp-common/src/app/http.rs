@@ -1,67 +1,64 @@
-//! HTTP/1.x (RFC 9112, 3 and 4) and the HTTP/2 connection preface (RFC 9113, 3.4).
+//! HTTP/1.x (RFC 9112, 3 and 4).
 
 use super::Payload;
 
-/// `PRI * HTTP/2.0\r\n`: what a client of HTTP/2 without TLS sends first.
+/// `HTTP/1.x ` and a status.
 #[inline(never)]
-pub(super) const fn is_http2_preface(payload: &Payload) -> bool {
-    payload.from_client
-        && payload.len >= 16
-        && payload.starts(b"PRI ")
-        && payload.has(4, b"* HT")
-        && payload.has(8, b"TP/2")
-        && payload.has(12, b".0\r\n")
+pub(super) const fn is_response(payload: &Payload) -> bool {
+    payload.begins(b"HTTP/1.")
+        && payload.len >= 12
+        && payload.bytes[8] == b' '
+        && payload.bytes[9].is_ascii_digit()
 }
 
-/// A request line by its method (RFC 9110, 9 and RFC 5789) and the start of its target, or a status line.
+/// A request line by its method (RFC 9110, 9; RFC 5789; RFC 4918 and others of WebDAV) and the start of its target. The same
+/// methods with other targets are RTSP's and SIP's.
 #[inline(never)]
-pub(super) const fn is_http1(payload: &Payload) -> bool {
-    if payload.starts(b"HTTP") {
-        return !payload.from_client
-            && payload.len >= 12
-            && payload.bytes[4] == b'/'
-            && payload.bytes[5] == b'1'
-            && payload.bytes[6] == b'.'
-            && payload.bytes[8] == b' '
-            && payload.bytes[9].is_ascii_digit();
-    }
+pub(super) const fn is_request(payload: &Payload) -> bool {
     let target = method_len(payload);
-    payload.from_client && target != 0 && is_target(payload.bytes[target])
+    target != 0
+        && is_target(payload.bytes[target])
+        && (payload.bytes[target] == b'/' || payload.len as usize >= 4 + target)
+        && !is_other(payload.be32(target))
 }
 
 /// Length of the method with its space, 0 if there is none.
 #[inline(always)]
 const fn method_len(payload: &Payload) -> usize {
-    let start = (payload.be32(0) as u64) << 32 | payload.be32(4) as u64;
-    if is_one(start, b"GET ") | is_one(start, b"PUT ") {
+    if payload.begins(b"GET ") | payload.begins(b"PUT ") {
         4
-    } else if is_one(start, b"POST ") | is_one(start, b"HEAD ") {
+    } else if payload.begins(b"POST ")
+        | payload.begins(b"HEAD ")
+        | payload.begins(b"COPY ")
+        | payload.begins(b"MOVE ")
+        | payload.begins(b"LOCK ")
+    {
         5
-    } else if is_one(start, b"PATCH ") | is_one(start, b"TRACE ") {
+    } else if payload.begins(b"PATCH ") | payload.begins(b"TRACE ") | payload.begins(b"MKCOL ") {
         6
-    } else if is_one(start, b"DELETE ") {
+    } else if payload.begins(b"DELETE ") | payload.begins(b"REPORT ") | payload.begins(b"SEARCH ") {
         7
-    } else if is_one(start, b"OPTIONS ") | is_one(start, b"CONNECT ") {
+    } else if payload.begins(b"OPTIONS ") | payload.begins(b"CONNECT ") {
         8
+    } else if payload.begins(b"PROPFIND ") {
+        9
     } else {
         0
     }
-}
-
-/// Whether eight bytes begin with this method: one comparison.
-#[inline(always)]
-const fn is_one(start: u64, method: &[u8]) -> bool {
-    let mut wanted = 0;
-    let mut i = 0;
-    while i < method.len() {
-        wanted = wanted << 8 | method[i] as u64;
-        i += 1;
-    }
-    start >> (64 - 8 * method.len()) == wanted
 }
 
 /// First byte of a request target (RFC 9112, 3.2): path, absolute form, authority or asterisk.
 #[inline(always)]
 const fn is_target(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'*' | b'[')
+}
+
+/// How a target of another protocol begins: `rtsp:`, `sip:`, `sips:`, and RTSP's `* RTSP/1.0`.
+#[inline(always)]
+const fn is_other(start: u32) -> bool {
+    const RTSP: u32 = u32::from_be_bytes(*b"rtsp");
+    const SIP: u32 = u32::from_be_bytes(*b"sip:");
+    const SIPS: u32 = u32::from_be_bytes(*b"sips");
+    const ALL: u32 = u32::from_be_bytes(*b"* RT");
+    start == RTSP || start == SIP || start == SIPS || start == ALL
 }

@@ -1,131 +1,100 @@
 //! Applications by the first payload bytes of either side. One file a protocol; a port is never proof.
 //!
-//! Each recognizer is a pure function of the [`Payload`]: fixed places, no allocation, no search beyond the window. None is
-//! inlined: the kernel's verifier would carry what one has ruled out through all that follow, and double its work with each.
+//! Each recognizer is a pure function of the [`Payload`]: fixed places, no allocation, no search beyond the window (only gRPC,
+//! TLS and DHCP read a few bytes further). Which ones are asked, and after which document they were written, stands in one
+//! table (`table.rs`); the first byte of the payload tells which of its rows can match at all, so that a packet costs a few of
+//! them and not all. None is inlined: the kernel's verifier would carry what one has ruled out through all that follow, and
+//! double its work with each.
+//!
+//! A protocol whose first message does not yet tell which of two it is (HTTP/2 and gRPC; SMTP and FTP behind a plain `220`) is
+//! *pending* with these two as candidates: its payload is held only if both of them are denied ([`candidates`]).
 
+mod amqp;
+mod bittorrent;
+mod cassandra;
 mod dhcp;
 mod dns;
+mod ftp;
 mod http;
+mod http2;
+mod kafka;
+mod ldap;
+mod memcached;
 mod mongodb;
+mod mqtt;
+mod mssql;
 mod mysql;
+mod nats;
 mod ntp;
+mod oracle;
+mod payload;
 mod postgresql;
+mod quic;
+mod rdp;
 mod redis;
+mod rtsp;
+mod sip;
+mod smb;
+mod smtp;
+mod spark;
 mod ssh;
+mod stage;
+mod table;
+mod tftp;
 mod tls;
+mod wireguard;
+mod zookeeper;
 
 use nv_types::{Application, IpProto};
 
-use crate::packet::{Packet, WINDOW};
+use crate::layout::{APP_GREETED, APP_HTTP2, APP_PENDING};
+use crate::packet::Packet;
 
-/// The start of a packet's payload.
-#[derive(Clone, Copy, Debug)]
-pub struct Payload {
-    /// First bytes; zero beyond `len`.
-    pub bytes: [u8; WINDOW],
-    /// Length of the whole payload, which may be longer than the window.
-    pub len: u32,
-    /// Whether the client sent it.
-    pub from_client: bool,
+pub use payload::Payload;
+pub use stage::candidates;
+pub(crate) use stage::{Known, classify};
+#[cfg(any(test, feature = "user"))]
+pub use table::{Row, rows};
+
+/// What this payload says of a flow of which `before` is known: an application's index, [`APP_HTTP2`], [`APP_GREETED`], or
+/// [`APP_PENDING`] if it says nothing. `packet` and `offset` give bytes beyond the window.
+#[inline(always)]
+pub fn recognize<P: Packet>(
+    proto: IpProto,
+    payload: &mut Payload,
+    packet: &P,
+    offset: u32,
+    before: u8,
+) -> u8 {
+    const TCP: u8 = IpProto::TCP.0;
+    const UDP: u8 = IpProto::UDP.0;
+    let found = match (proto.0, payload.from_client) {
+        (TCP, true) if before == APP_HTTP2 => return http2::request(payload, packet, offset),
+        (TCP, true) => table::tcp_client(payload, packet, offset),
+        (TCP, false) => table::tcp_server(payload, packet, offset),
+        (UDP, true) => table::udp_client(payload, packet, offset),
+        (UDP, false) => table::udp_server(payload, packet, offset),
+        _ => APP_PENDING,
+    };
+    // After the table, not before: the verifier walks it once for whatever is known.
+    if found == APP_PENDING && before == APP_GREETED && payload.from_client && ftp::is_command(payload) {
+        return Application::FTP.index();
+    }
+    found
 }
 
-impl Payload {
-    #[inline(always)]
-    const fn be16(&self, at: usize) -> u16 {
-        u16::from_be_bytes([self.bytes[at], self.bytes[at + 1]])
-    }
-
-    #[inline(always)]
-    const fn be32(&self, at: usize) -> u32 {
-        u32::from_be_bytes([
-            self.bytes[at],
-            self.bytes[at + 1],
-            self.bytes[at + 2],
-            self.bytes[at + 3],
-        ])
-    }
-
-    #[inline(always)]
-    const fn le32(&self, at: usize) -> u32 {
-        self.be32(at).swap_bytes()
-    }
-
-    /// The first four bytes are these.
-    #[inline(always)]
-    const fn starts(&self, text: &[u8; 4]) -> bool {
-        self.be32(0) == u32::from_be_bytes(*text)
-    }
-
-    /// The four bytes at `at` are these.
-    #[inline(always)]
-    const fn has(&self, at: usize, text: &[u8; 4]) -> bool {
-        self.be32(at) == u32::from_be_bytes(*text)
-    }
-}
-
-/// The application that this payload shows, if it shows one. `packet` and `offset` give bytes beyond the window.
+/// The application that this payload alone shows, if it shows one.
 #[inline(always)]
 pub fn identify<P: Packet>(
     proto: IpProto,
-    payload: &Payload,
+    payload: &mut Payload,
     packet: &P,
     offset: u32,
 ) -> Option<Application> {
-    match recognize(proto.0, payload, packet, offset) {
-        0 => None,
-        index => Application::from_index(index),
-    }
+    Application::from_index(recognize(proto, payload, packet, offset, APP_PENDING))
 }
 
-/// Index of the application, 0 for none: a kernel function returns one register.
-#[inline(never)] // a frame of its own on the kernel's small stack
-fn recognize<P: Packet>(proto: u8, payload: &Payload, packet: &P, offset: u32) -> u8 {
-    first_match(IpProto(proto), payload, packet, offset).map_or(0, Application::index)
-}
-
-#[inline(always)]
-fn first_match<P: Packet>(proto: IpProto, payload: &Payload, packet: &P, offset: u32) -> Option<Application> {
-    match proto {
-        IpProto::TCP => identify_tcp(payload),
-        IpProto::UDP => {
-            if dns::is_datagram(payload) {
-                Some(Application::DNS)
-            } else if dhcp::is_dhcp(payload, packet, offset) {
-                Some(Application::DHCP)
-            } else if ntp::is_ntp(payload) {
-                Some(Application::NTP)
-            } else {
-                None
-            }
-        }
-        _ => None,
-    }
-}
-
-#[inline(always)]
-fn identify_tcp(payload: &Payload) -> Option<Application> {
-    if http::is_http2_preface(payload) {
-        Some(Application::GRPC)
-    } else if http::is_http1(payload) {
-        Some(Application::HTTP)
-    } else if tls::is_tls(payload) {
-        Some(Application::SSL)
-    } else if ssh::is_ssh(payload) {
-        Some(Application::SSH)
-    } else if redis::is_redis(payload) {
-        Some(Application::REDIS)
-    } else if postgresql::is_postgresql(payload) {
-        Some(Application::POSTGRESQL)
-    } else if mysql::is_mysql(payload) {
-        Some(Application::MYSQL)
-    } else if mongodb::is_mongodb(payload) {
-        Some(Application::MONGODB)
-    } else if dns::is_stream(payload) {
-        Some(Application::DNS)
-    } else {
-        None
-    }
-}
-
+#[cfg(test)]
+mod more_samples;
 #[cfg(test)]
 mod samples;

@@ -10,7 +10,7 @@ const MAX_MESSAGE: u32 = 48_000_000;
 
 /// A message whose length, reference and operation fit its side; flag bits that are not defined are zero.
 #[inline(never)]
-pub(super) const fn is_mongodb(payload: &Payload) -> bool {
+pub(super) const fn is_message(payload: &Payload) -> bool {
     let length = payload.le32(0);
     let response_to = payload.le32(8);
     let operation = payload.le32(12);

@@ -4,10 +4,9 @@ use super::Payload;
 
 /// First packet of a connection (sequence 0), protocol version 10, a server version that starts as versions do.
 #[inline(never)]
-pub(super) const fn is_mysql(payload: &Payload) -> bool {
+pub(super) const fn is_greeting(payload: &Payload) -> bool {
     let length = payload.le32(0);
-    !payload.from_client
-        && payload.len >= 32
+    payload.len >= 32
         && length >> 24 == 0
         && length >= 28
         && length <= 512

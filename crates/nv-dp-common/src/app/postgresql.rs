@@ -10,10 +10,10 @@ const VERSION_3: u32 = 3 << 16;
 /// Start-up with at least one parameter, a request for encryption, or one to cancel; the stated length must be the
 /// length that was sent.
 #[inline(never)]
-pub(super) const fn is_postgresql(payload: &Payload) -> bool {
+pub(super) const fn is_startup(payload: &Payload) -> bool {
     let length = payload.be32(0);
     let code = payload.be32(4);
-    if !payload.from_client || payload.len < 8 || length != payload.len {
+    if payload.len < 8 || length != payload.len {
         return false;
     }
     match code {

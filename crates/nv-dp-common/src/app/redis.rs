@@ -4,19 +4,16 @@
 use super::Payload;
 
 #[inline(never)]
-pub(super) const fn is_redis(payload: &Payload) -> bool {
-    if payload.from_client {
-        is_command(payload) || (payload.len == 6 && payload.starts(b"PING") && payload.be16(4) == 0x0d0a)
-    } else {
-        payload.starts(b"-NOA") && payload.has(4, b"UTH ")
-            || payload.starts(b"-DEN") && payload.has(4, b"IED ")
-            || payload.starts(b"+PON") && payload.bytes[4] == b'G' && payload.be16(5) == 0x0d0a
-    }
+pub(super) const fn is_reply(payload: &Payload) -> bool {
+    payload.begins(b"-NOAUTH ") | payload.begins(b"-DENIED ") | payload.begins(b"+PONG\r\n")
 }
 
-/// `*<count>\r\n$<length>`, the count of one or two digits.
-#[inline(always)]
-const fn is_command(payload: &Payload) -> bool {
+/// `*<count>\r\n$<length>`, the count of one or two digits; or `PING`.
+#[inline(never)]
+pub(super) const fn is_command(payload: &Payload) -> bool {
+    if payload.begins(b"PING\r\n") {
+        return payload.len == 6;
+    }
     if payload.bytes[0] != b'*' || !payload.bytes[1].is_ascii_digit() || payload.bytes[1] == b'0' {
         return false;
     }

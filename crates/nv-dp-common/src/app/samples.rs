@@ -7,10 +7,11 @@ use std::vec::Vec;
 
 use nv_types::{Application, IpProto};
 
-use super::{Payload, identify};
+use super::{Payload, identify, recognize};
+use crate::layout::{APP_HTTP2, APP_PENDING};
 use crate::packet::{Packet as _, SlicePacket, WINDOW};
 
-fn app(proto: IpProto, from_client: bool, bytes: &[u8]) -> Option<Application> {
+pub(super) fn app(proto: IpProto, from_client: bool, bytes: &[u8]) -> Option<Application> {
     let packet = SlicePacket(bytes);
     let mut payload = Payload {
         bytes: [0; WINDOW],
@@ -18,7 +19,19 @@ fn app(proto: IpProto, from_client: bool, bytes: &[u8]) -> Option<Application> {
         from_client,
     };
     assert!(packet.window(0, payload.len, &mut payload.bytes));
-    identify(proto, &payload, &packet, 0)
+    identify(proto, &mut payload, &packet, 0)
+}
+
+/// What a payload says of a flow of which so much is known.
+pub(super) fn staged(proto: IpProto, from_client: bool, bytes: &[u8], before: u8) -> u8 {
+    let packet = SlicePacket(bytes);
+    let mut payload = Payload {
+        bytes: [0; WINDOW],
+        len: u32::try_from(bytes.len()).unwrap(),
+        from_client,
+    };
+    assert!(packet.window(0, payload.len, &mut payload.bytes));
+    recognize(proto, &mut payload, &packet, 0, before)
 }
 
 fn client(bytes: &[u8]) -> Option<Application> {
@@ -77,24 +90,86 @@ fn http() {
 }
 
 #[test]
-fn grpc_by_the_preface() {
-    only_ever(
-        Application::GRPC,
-        true,
-        IpProto::TCP,
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+fn grpc_and_other_http2_by_the_first_request() {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    const SETTINGS: &[u8] = b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64";
+    const UPDATE: &[u8] = b"\0\0\x04\x08\0\0\0\0\0\0\x0f\0\x01";
+    let request = |fields: &[u8]| {
+        let mut frame = vec![0, 0, u8::try_from(fields.len()).unwrap(), 1, 4, 0, 0, 0, 1];
+        frame.extend(fields);
+        frame
+    };
+    let grpc = request(b"\x83\x86\x45\x02/a\x41\x01b\x5f\x10application/grpc\x40\x02te\x08trailers");
+    let coded = request(b"\x83\x86\x45\x02/a\x5f\x8b\x1d\x75\xd0\x62\x0d\x26\x3d\x4c\x4d\x65\x64");
+    let web = request(b"\x82\x86\x84\x41\x01b\x53\x03*/*");
+    let all = |parts: &[&[u8]]| parts.concat();
+    assert_eq!(
+        client(&all(&[PREFACE, SETTINGS, UPDATE, &grpc])),
+        Some(Application::GRPC)
+    );
+    assert_eq!(
+        client(&all(&[PREFACE, SETTINGS, &coded])),
+        Some(Application::GRPC)
+    );
+    assert_eq!(client(&all(&[PREFACE, SETTINGS, &web])), Some(Application::HTTP2));
+    let stage = |before, bytes: &[u8]| staged(IpProto::TCP, true, bytes, before);
+    assert_eq!(stage(APP_PENDING, PREFACE), APP_HTTP2);
+    assert_eq!(stage(APP_PENDING, &all(&[PREFACE, SETTINGS, UPDATE])), APP_HTTP2);
+    assert_eq!(stage(APP_HTTP2, SETTINGS), APP_HTTP2, "still nothing asked");
+    assert_eq!(
+        stage(APP_HTTP2, &all(&[b"\0\0\0\x04\x01\0\0\0\0", &grpc])),
+        Application::GRPC.index()
+    );
+    assert_eq!(stage(APP_HTTP2, &web), Application::HTTP2.index());
+    assert_eq!(stage(APP_HTTP2, b"SSH-2.0-OpenSSH"), APP_PENDING);
+    assert_eq!(stage(APP_PENDING, &grpc), APP_PENDING, "no preface");
+    assert_eq!(
+        staged(IpProto::TCP, false, SETTINGS, APP_PENDING),
+        APP_HTTP2,
+        "the server first"
     );
     assert_eq!(client(b"PRI * HTTP/1.1\r\n"), None);
+    assert_eq!(client(&PREFACE[..23]), None);
+}
+
+/// A hello with one cipher suite and `rest` of extensions.
+fn hello(kind: u8, session: u8, suites: &[u8], rest: usize) -> Vec<u8> {
+    let mut body = vec![3, 3];
+    body.extend([7; 32]);
+    body.push(session);
+    body.extend(std::iter::repeat_n(9, session.into()));
+    body.extend(suites);
+    body.extend(std::iter::repeat_n(1, rest));
+    let len = u16::try_from(body.len()).unwrap();
+    let mut record = vec![22, 3, 1];
+    record.extend((len + 4).to_be_bytes());
+    record.extend([kind, 0]);
+    record.extend(len.to_be_bytes());
+    record.extend(body);
+    record
 }
 
 #[test]
 fn tls() {
-    let mut hello = vec![22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3];
-    hello.extend([7; 60]);
-    only_ever(Application::SSL, true, IpProto::TCP, &hello);
-    assert_eq!(server(&hello), None, "a server sends no ClientHello");
-    hello[5] = 2;
-    assert_eq!(server(&hello), Some(Application::SSL));
+    for session in [0, 32] {
+        let client_hello = hello(1, session, &[0, 2, 0x13, 1, 1, 0], 40);
+        only_ever(Application::SSL, true, IpProto::TCP, &client_hello);
+        assert_eq!(server(&client_hello), None, "a server sends no ClientHello");
+        let server_hello = hello(2, session, &[0x13, 1, 0], 40);
+        assert_eq!(server(&server_hello), Some(Application::SSL));
+        assert_eq!(client(&server_hello), None);
+    }
+    assert_eq!(
+        client(&hello(1, 32, &[0, 3, 0, 0, 0], 40)),
+        None,
+        "half a cipher suite"
+    );
+    assert_eq!(client(&hello(1, 32, &[0, 0, 1, 0], 40)), None, "no cipher suite");
+    assert_eq!(
+        client(&hello(1, 32, &[9, 0, 1, 0], 40)),
+        None,
+        "more suites than hello"
+    );
     for (place, wrong) in [
         (0, 21),
         (1, 2),
@@ -104,10 +179,11 @@ fn tls() {
         (6, 1),
         (9, 2),
         (10, 9),
+        (43, 33),
     ] {
-        let mut bad = hello.clone();
+        let mut bad = hello(1, 32, &[0, 2, 0x13, 1, 1, 0], 40);
         bad[place] = wrong;
-        assert_eq!(server(&bad), None, "byte {place}");
+        assert_eq!(client(&bad), None, "byte {place}");
     }
 }
 

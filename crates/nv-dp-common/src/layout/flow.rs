@@ -140,8 +140,10 @@ pub struct SideCell {
     pub payloads: Cell<u8>,
     /// Zero.
     pub pad: [u8; 2],
+    /// Digest of the first payload, if that was not identified; else 0.
+    pub digest: Cell<u32>,
     /// Zero: the other direction begins on a cache line of its own.
-    pub apart: [u64; 4],
+    pub apart: [u32; 7],
 }
 
 /// A flow's state in the table, shared by all CPUs. Counters are added to by [`Tables::add`](crate::Tables::add); for the rest

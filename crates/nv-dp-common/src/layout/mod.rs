@@ -37,8 +37,23 @@ pub const fn slot_bit(slot: u32) -> u32 {
     if slot == 0 { 0 } else { SLOT_BIT }
 }
 
-/// Application byte of a flow whose application is not known yet.
+/// Application byte of a flow whose application is not known yet: nothing was recognized.
 pub const APP_PENDING: u8 = 0xff;
+
+/// Not known yet either, but HTTP/2: the first request will tell gRPC from other uses.
+pub const APP_HTTP2: u8 = 0xfe;
+
+/// Not known yet either, but the server has greeted with `220`, as SMTP and FTP do.
+pub const APP_GREETED: u8 = 0xfd;
+
+/// Whether an application byte says that the application is not known yet.
+#[inline(always)]
+#[must_use]
+pub const fn is_pending(app: u8) -> bool {
+    app >= APP_GREETED
+}
+
+const _: () = assert!(nv_types::Application::COUNT <= APP_GREETED as usize);
 
 /// Payload packets of a side after which an unidentified application is unknown.
 pub const PAYLOAD_BUDGET: u8 = 3;
