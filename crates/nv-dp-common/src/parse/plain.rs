@@ -10,7 +10,7 @@ use crate::packet::{Packet, WINDOW};
 /// Bytes of an Ethernet header with an IPv6 header, or with IPv4 and TCP headers without options.
 const HEAD: u32 = 14 + 40;
 
-/// What [`parse`] makes of the most frequent frames: TCP or UDP in an IPv4 packet without options that is no fragment, in one read,
+/// What [`parse`](super::parse()) makes of the most frequent frames: TCP or UDP in an IPv4 packet without options that is no fragment, in one read,
 /// and IPv6 without extension headers, in two; right after an Ethernet header. `None`, and nothing that counts in `headers`, if it
 /// is another one.
 #[inline(never)] // a frame of its own on the kernel's small stack
