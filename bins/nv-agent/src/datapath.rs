@@ -11,10 +11,10 @@ use anyhow::Context as _;
 use nv_agent_core::{EndpointWant, FlowSample, Switches};
 use nv_dp::remote::RemoteDatapath;
 use nv_dp::{
-    Datapath, DatapathConfig, DatapathError, DatapathEvent, DatapathStatus, EbpfConfig, EbpfDatapath,
-    EndpointSpec, FlowKey, FlowStats, SoftwareDatapath,
+    Datapath, DatapathConfig, DatapathError, DatapathEvent, DatapathStatus, DirectionCounters, EbpfConfig,
+    EbpfDatapath, EndpointSpec, EndpointStatus, FlowKey, FlowStats, SoftwareDatapath,
 };
-use nv_types::{FlowState, PolicyImage};
+use nv_types::{FlowState, PolicyImage, Reason};
 use tokio::sync::mpsc;
 
 use crate::config::DatapathKind;
@@ -47,6 +47,8 @@ pub(crate) enum Tell {
     Flows(Vec<FlowSample>),
     /// Events lost in the kernel since its tables were made.
     Lost(u64),
+    /// What was counted at every endpoint.
+    Endpoints(Vec<nv_api::rest::GuardedEndpoint>),
 }
 
 /// The thread's handle. Dropping it ends the thread; what is in force stays.
@@ -281,7 +283,15 @@ impl Worker {
 
     fn status(&mut self) {
         match self.datapath.status() {
-            Ok(DatapathStatus { lost_events, .. }) => {
+            Ok(DatapathStatus {
+                lost_events,
+                endpoints,
+                ..
+            }) => {
+                // One that finds no room is followed by a newer one.
+                let _ = self
+                    .tells
+                    .try_send(Tell::Endpoints(endpoints.values().map(counted).collect()));
                 if lost_events != self.lost {
                     self.lost = lost_events;
                     let _ = self.tells.try_send(Tell::Lost(lost_events));
@@ -310,6 +320,45 @@ impl Worker {
         {
             self.dropped.fetch_add(count, Ordering::Relaxed);
         }
+    }
+}
+
+/// An endpoint as REST shows it.
+fn counted(status: &EndpointStatus) -> nv_api::rest::GuardedEndpoint {
+    let direction = |counters: &DirectionCounters| nv_api::rest::EndpointCounters {
+        packets: counters.packets,
+        bytes: counters.bytes,
+        flows: counters.flows,
+        allowed: counters.allowed,
+        alerted: counters.alerted,
+        denied: counters.denied,
+        by_reason: Reason::ALL
+            .into_iter()
+            .zip(counters.by_reason)
+            .filter(|(_, count)| *count > 0)
+            .map(|(reason, count)| (reason.name().to_owned(), count))
+            .collect(),
+    };
+    let EndpointStatus {
+        spec,
+        mode,
+        ingress,
+        egress,
+        ..
+    } = status;
+    nv_api::rest::GuardedEndpoint {
+        ifindex: spec.ifindex,
+        name: spec.name.clone(),
+        workload: spec
+            .workload
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        addresses: spec.addresses.iter().map(ToString::to_string).collect(),
+        mode: mode.map(|mode| mode.name().to_owned()).unwrap_or_default(),
+        ingress: direction(ingress),
+        egress: direction(egress),
+        ..nv_api::rest::GuardedEndpoint::default()
     }
 }
 
@@ -350,7 +399,7 @@ mod tests {
                 peer: address,
                 peer_port: 80,
             },
-            decision: Decision::implicit(nv_types::Verdict::Allow, nv_types::Reason::Default),
+            decision: Decision::implicit(nv_types::Verdict::Allow, Reason::Default),
             application: None,
             state: FlowState::New,
             tx_packets: 1,

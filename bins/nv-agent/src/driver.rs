@@ -230,6 +230,7 @@ impl Driver {
                 }
             }
             Tell::Lost(count) => self.kernel_lost = count,
+            Tell::Endpoints(list) => self.uplink.endpoints(list),
         }
     }
 

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use nv_api::grpc::{FlowBatch, report_client::ReportClient};
+use nv_api::grpc::{EndpointBatch, FlowBatch, report_client::ReportClient};
+use nv_api::rest::GuardedEndpoint;
 use nv_store::{KvStore, StoreError, Txn};
 use nv_types::{FlowRecord, NodeId};
 use tokio::sync::Notify;
@@ -27,6 +28,8 @@ struct Waiting {
     /// The last word on each key.
     keys: BTreeMap<String, Option<Vec<u8>>>,
     records: VecDeque<FlowRecord>,
+    /// What the datapath has counted, as it was last told.
+    endpoints: Option<Vec<GuardedEndpoint>>,
     lost: u64,
 }
 
@@ -57,6 +60,11 @@ impl Uplink {
         waiting.records.push_back(record);
         drop(waiting);
         self.records.notify_one();
+    }
+
+    /// Takes what every endpoint has counted; only the last word goes out.
+    pub(crate) fn endpoints(&self, list: Vec<GuardedEndpoint>) {
+        self.lock().endpoints = Some(list);
     }
 
     /// Records that were dropped since the start because the controller did not take them in time.
@@ -122,6 +130,7 @@ impl Uplink {
                     () = shutdown.cancelled() => return,
                 }
             }
+            self.send_endpoints(&mut client).await;
             let (batch, lost) = {
                 let mut waiting = self.lock();
                 let count = waiting.records.len().min(BATCH);
@@ -154,6 +163,23 @@ impl Uplink {
             } else {
                 told_lost = lost;
             }
+        }
+    }
+
+    /// One that is not taken is followed by a newer one.
+    async fn send_endpoints(&self, client: &mut ReportClient<Channel>) {
+        let Some(list) = self.lock().endpoints.take() else {
+            return;
+        };
+        let mut request = tonic::Request::new(EndpointBatch {
+            endpoints_json: list
+                .iter()
+                .filter_map(|endpoint| serde_json::to_string(endpoint).ok())
+                .collect(),
+        });
+        request.set_timeout(Duration::from_secs(5));
+        if let Err(status) = client.endpoints(request).await {
+            tracing::debug!(status = status.message(), "counters of endpoints were not taken");
         }
     }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use nv_api::rest::GuardedEndpoint;
 use nv_controller_core::{CommandError, Controller, Plan};
 use nv_store::{Change, CommitOutcome, Condition, Expect, KvStore, StoreError, Txn, WatchEvent, election};
 use nv_types::{FlowRecord, NodeId, Revision, Timestamp, keys};
@@ -98,6 +99,8 @@ pub(crate) struct Engine {
     /// Held over a whole commit: changes are made one after the other.
     audit: tokio::sync::Mutex<Audit>,
     flows: watch::Sender<u64>,
+    /// What each node's endpoints have counted, and when it said so.
+    endpoints: Mutex<BTreeMap<NodeId, (Timestamp, Vec<GuardedEndpoint>)>>,
     wake: Notify,
     started: Timestamp,
     /// Places where the audit log's chain was found broken at the start.
@@ -140,6 +143,7 @@ impl Engine {
             fence: Mutex::new(None),
             audit: tokio::sync::Mutex::new(audit),
             flows: watch::channel(0).0,
+            endpoints: Mutex::default(),
             wake: Notify::new(),
             started: now(),
             audit_breaks,
@@ -316,6 +320,31 @@ impl Engine {
     /// Notes that a node was heard of.
     pub(crate) fn heard(&self, node: &NodeId) {
         self.core().heard(node, now());
+    }
+
+    /// Takes what a node's endpoints have counted.
+    pub(crate) fn counted(&self, node: NodeId, list: Vec<GuardedEndpoint>) {
+        let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        endpoints.insert(node, (now(), list));
+    }
+
+    /// What endpoints have counted, as far as their nodes are still known; with the names of their workloads.
+    pub(crate) fn endpoints(&self) -> Vec<GuardedEndpoint> {
+        let core = self.core();
+        let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        endpoints.retain(|node, _| core.input().nodes.contains_key(node));
+        let mut all = Vec::new();
+        for (at, list) in endpoints.values() {
+            for endpoint in list {
+                let workload = core.input().workloads.get(endpoint.workload.as_str());
+                all.push(GuardedEndpoint {
+                    workload_name: workload.map(|workload| workload.name.clone()).unwrap_or_default(),
+                    reported_at: at.0 / 1_000_000_000,
+                    ..endpoint.clone()
+                });
+            }
+        }
+        all
     }
 
     /// Follows the store, and does what the core wants of its own accord.

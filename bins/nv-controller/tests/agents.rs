@@ -486,3 +486,81 @@ async fn followers_get_each_flow_or_are_told_of_a_gap() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
+
+/// Makes a node's own entry, alive for a while.
+async fn introduce(agent: &common::Agent) {
+    let ttl = grpc::LeaseGrantRequest { ttl_ms: 30_000 };
+    let lease = agent.store().lease_grant(ttl).await.unwrap().into_inner().id;
+    let node = nv_types::Node::new(agent.node.parse().unwrap());
+    let key = nv_types::keys::node(&node.id);
+    agent
+        .put(&key, nv_policy::encode(&key, &node).unwrap(), lease)
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn counters_of_endpoints_are_seen_over_rest_and_in_metrics() {
+    let bed = Bed::start().await;
+    let agents = [bed.agent("one"), bed.agent("two")];
+    for agent in &agents {
+        introduce(agent).await;
+    }
+    agents[0].put_workload("web", "10.0.0.2").await;
+    bed.until("/v1/node", |answer| {
+        answer["nodes"].as_array().unwrap().len() == 2
+    })
+    .await;
+    bed.until("/v1/workload", |answer| answer["workloads"][0]["name"] == "web")
+        .await;
+    let told = |node: &str, denied: u64| {
+        json!({"node": node, "ifindex": 7, "name": "veth7", "workload": "id-web", "addresses": ["10.0.0.2"], "mode": "Protect",
+            "ingress": {"packets": denied + 5, "bytes": 900, "flows": 2, "allowed": 4, "alerted": 1, "denied": denied,
+                "by_reason": {"default": denied, "made_up": 9}},
+            "egress": {"packets": 0, "bytes": 0, "flows": 0, "allowed": 0, "alerted": 0, "denied": 0, "by_reason": {}}})
+        .to_string()
+    };
+    for (agent, denied) in [(&agents[0], 1), (&agents[0], 3), (&agents[1], 10)] {
+        let mut client = grpc::report_client::ReportClient::new(agent.channel.clone());
+        // Whoever is named, it is the caller's; what is no endpoint is left out.
+        let endpoints_json = vec![told("one", denied), "{}".into(), "[".into()];
+        client
+            .endpoints(grpc::EndpointBatch { endpoints_json })
+            .await
+            .unwrap();
+    }
+    let (status, answer) = bed.call(Method::GET, "/v1/endpoint", None).await;
+    assert_eq!(status, StatusCode::OK);
+    let seen: Vec<_> = answer["endpoints"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| {
+            (
+                one["node"].as_str().unwrap(),
+                one["ingress"]["denied"].as_u64().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(seen, [("one", 3), ("two", 10)], "the last word of each node");
+    let first = &answer["endpoints"][0];
+    assert_eq!(first["workload_name"], "web");
+    assert_eq!(
+        first["ingress"]["by_reason"],
+        json!({"default": 3}),
+        "only reasons that there are"
+    );
+    assert!(first["reported_at"].as_u64().unwrap() > 1_700_000_000);
+    let metrics = bed.raw(Method::GET, "/metrics", Some(&bed.token), None).await;
+    let metrics = metrics.text().await.unwrap();
+    for line in [
+        "nv_dp_packets{node=\"one\",direction=\"ingress\",verdict=\"deny\"} 3",
+        "nv_dp_packets{node=\"two\",direction=\"ingress\",verdict=\"alert\"} 1",
+        "nv_dp_reasons{node=\"two\",direction=\"ingress\",reason=\"default\"} 10",
+    ] {
+        assert!(metrics.contains(line), "{line} in {metrics}");
+    }
+    // Not without a session.
+    let refused = bed.raw(Method::GET, "/v1/endpoint", None, None).await;
+    assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+}

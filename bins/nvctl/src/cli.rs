@@ -108,7 +108,14 @@ pub enum Command {
     /// End the session.
     Logout,
     /// Controller, nodes with the revision in force, losses; exit 4 when something is wrong.
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "Examples:\n  nvctl status --wait\n  nvctl status endpoint web-1"
+    )]
     Status {
+        /// Of one thing only.
+        #[command(subcommand)]
+        of: Option<StatusOf>,
         /// Wait until all is well.
         #[arg(long)]
         wait: bool,
@@ -517,5 +524,15 @@ pub enum Connectivity {
         /// Seconds to wait for each step.
         #[arg(long, default_value_t = 20)]
         timeout: u64,
+    },
+}
+
+/// What a status can be asked of.
+#[derive(Debug, Subcommand)]
+pub enum StatusOf {
+    /// What was counted at a workload's interfaces: packets, flows and verdicts in both directions, with a reason for every drop.
+    Endpoint {
+        /// Name or id of a workload, or name of an interface on its host.
+        name: String,
     },
 }

@@ -226,6 +226,38 @@ pub(crate) const NODES: Columns = Columns {
     ],
 };
 
+pub(crate) const ENDPOINTS: Columns = Columns {
+    name: "name",
+    list: &[
+        col("NAME", "name"),
+        col("WORKLOAD", "workload_name|workload"),
+        col("NODE", "node"),
+        col("MODE", "mode"),
+    ],
+};
+
+pub(crate) const COUNTERS: Columns = Columns {
+    name: "direction",
+    list: &[
+        col("DIRECTION", "direction"),
+        col("PACKETS", "packets"),
+        col("BYTES", "bytes@size"),
+        col("FLOWS", "flows"),
+        col("ALLOWED", "allowed"),
+        col("ALERTED", "alerted"),
+        col("DENIED", "denied"),
+    ],
+};
+
+pub(crate) const REASONS: Columns = Columns {
+    name: "reason",
+    list: &[
+        col("DIRECTION", "direction"),
+        col("REASON", "reason"),
+        col("PACKETS", "packets"),
+    ],
+};
+
 pub(crate) const FLOWS: Columns = Columns {
     name: "tuple",
     list: &[

@@ -173,3 +173,50 @@ fn the_same_for_machines_and_what_is_not_there() {
     let (_, help, _) = nvctl(&server, &["describe", "--help"]);
     assert!(help.contains("Examples") && help.contains("nv.web"), "{help}");
 }
+
+#[test]
+fn the_status_of_an_endpoint_has_a_reason_for_every_drop() {
+    let server = common::stub(|head| match common::path(head) {
+        "/v1/endpoint" => (
+            "200 OK",
+            r#"{"endpoints": [
+                {"node": "n1", "ifindex": 7, "name": "veth7", "workload": "0123456789abcdef", "workload_name": "web-1", "addresses": ["10.0.0.2"],
+                 "mode": "Protect", "reported_at": 1,
+                 "ingress": {"packets": 12, "bytes": 2048, "flows": 3, "allowed": 8, "alerted": 0, "denied": 4, "by_reason": {"default": 3, "spoofed": 1}},
+                 "egress": {"packets": 1, "bytes": 60, "flows": 1, "allowed": 1, "alerted": 0, "denied": 0, "by_reason": {}}},
+                {"node": "n2", "ifindex": 9, "name": "veth9", "workload": "fedcba9876543210", "workload_name": "db-1", "addresses": [],
+                 "mode": "", "reported_at": 1,
+                 "ingress": {"packets": 0, "bytes": 0, "flows": 0, "allowed": 0, "alerted": 0, "denied": 0, "by_reason": {}},
+                 "egress": {"packets": 0, "bytes": 0, "flows": 0, "allowed": 0, "alerted": 0, "denied": 0, "by_reason": {}}}]}"#,
+        ),
+        _ => ("404 Not Found", r#"{"error": "x", "message": "not here"}"#),
+    });
+    for name in ["web-1", "veth7", "0123456789abcdef", "01234567"] {
+        let (code, out, err) = nvctl(&server, &["status", "endpoint", name]);
+        assert_eq!(code, 0, "{name}: {err}");
+        assert!(
+            out.contains("veth7 on n1 of web-1: Protect") && !out.contains("veth9"),
+            "{out}"
+        );
+        let row = |words: &[&str]| {
+            out.lines()
+                .any(|line| line.split_whitespace().collect::<Vec<_>>() == words)
+        };
+        assert!(row(&["ingress", "12", "2.0", "KiB", "3", "8", "0", "4"]), "{out}");
+        assert!(
+            row(&["ingress", "default", "3"]) && row(&["ingress", "spoofed", "1"]),
+            "{out}"
+        );
+    }
+    let (code, out, _) = nvctl(&server, &["status", "endpoint", "web-1", "-o", "json"]);
+    let answer: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (code, &answer["endpoints"][0]["ingress"]["denied"]),
+        (0, &4.into())
+    );
+    let (code, _, err) = nvctl(&server, &["status", "endpoint", "0123"]);
+    assert!(
+        code == 1 && err.contains("no interface of '0123' is under guard"),
+        "{err}"
+    );
+}

@@ -3,8 +3,8 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use nv_api::rest::{
-    Controller, ControllerData, ControllersData, Enforcer, EnforcerData, EnforcersData, ErrorBody, Node,
-    NodesData, WorkloadData, WorkloadsData,
+    Controller, ControllerData, ControllersData, EndpointsData, Enforcer, EnforcerData, EnforcersData,
+    ErrorBody, Node, NodesData, WorkloadData, WorkloadsData,
 };
 use nv_controller_core::Controller as Core;
 
@@ -150,6 +150,14 @@ fn runtime(runtime: &nv_types::NodeRuntime) -> String {
     };
     let name = format!("{} {}", runtime.name, runtime.version);
     format!("{}{away}", name.trim_end())
+}
+
+/// Interfaces under guard on all nodes, with what the datapath has counted at each, a few seconds old.
+#[utoipa::path(get, path = "/v1/endpoint", responses((status = 200, body = EndpointsData)))]
+pub(super) async fn endpoints(State(app): State<App>) -> Json<EndpointsData> {
+    Json(EndpointsData {
+        endpoints: app.engine.endpoints(),
+    })
 }
 
 /// All nodes, with the revision that each enforces.

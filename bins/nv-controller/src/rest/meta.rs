@@ -82,6 +82,44 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
         registry.register("nv_policy_revision", "Revision of the policy by node", revisions);
         registry.register("nv_events_lost", "Events lost since start, by stage", lost);
     }
+    // Sums of each node: one line for each of its endpoints would grow without end as workloads come and go.
+    let packets = Family::<Labels, Gauge>::default();
+    let reasons = Family::<Labels, Gauge>::default();
+    for endpoint in app.engine.endpoints() {
+        for (direction, counters) in [("ingress", &endpoint.ingress), ("egress", &endpoint.egress)] {
+            let labels = |kind: &'static str, value: &str| {
+                vec![
+                    ("node", endpoint.node.clone()),
+                    ("direction", direction.to_owned()),
+                    (kind, value.to_owned()),
+                ]
+            };
+            let add = |family: &Family<Labels, Gauge>, labels: &Labels, count: u64| {
+                let count = i64::try_from(count).unwrap_or(i64::MAX);
+                family.get_or_create(labels).inc_by(count);
+            };
+            for (verdict, count) in [
+                ("allow", counters.allowed),
+                ("alert", counters.alerted),
+                ("deny", counters.denied),
+            ] {
+                add(&packets, &labels("verdict", verdict), count);
+            }
+            for (reason, count) in &counters.by_reason {
+                add(&reasons, &labels("reason", reason), *count);
+            }
+        }
+    }
+    registry.register(
+        "nv_dp_packets",
+        "Packets at the endpoints of a node that are under guard now, by direction and verdict",
+        packets,
+    );
+    registry.register(
+        "nv_dp_reasons",
+        "Of these, packets that were dropped or reported or that policy does not speak of, by reason",
+        reasons,
+    );
     let mut text = String::new();
     if encode(&mut text, &registry).is_err() {
         return axum::http::StatusCode::INTERNAL_SERVER_ERROR.into_response();

@@ -79,6 +79,7 @@ pub(crate) fn router(app: App) -> axum::Router {
         .routes(routes!(inventory::controllers))
         .routes(routes!(inventory::controller))
         .routes(routes!(inventory::nodes))
+        .routes(routes!(inventory::endpoints))
         .routes(routes!(group::list, group::create))
         .routes(routes!(group::show, group::change, group::delete))
         .routes(routes!(rule::list, rule::act))

@@ -17,8 +17,9 @@ use schema::{Findings, Schemas};
 use serde_json::{Value, json};
 
 /// Routes that NeuVector's document does not have.
-const OURS: [&str; 8] = [
+const OURS: [&str; 9] = [
     "/v1/conversation",
+    "/v1/endpoint",
     "/v1/node",
     "/v1/explain",
     "/v1/apply",
@@ -167,6 +168,7 @@ fn calls(password: &str) -> Vec<Call> {
         call("get /v1/conversation", &[], "", None),
         call("get /v1/log/violation", &[], "", None),
         call("get /v1/flow", &[], "", None),
+        call("get /v1/endpoint", &[], "", None),
         call(
             "get /v1/explain",
             &[],

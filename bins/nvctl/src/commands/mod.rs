@@ -5,6 +5,7 @@ mod capture;
 mod config;
 mod connectivity;
 mod describe;
+mod endpoint;
 mod explain;
 mod flows;
 mod get;
@@ -16,7 +17,7 @@ use clap::CommandFactory as _;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::cli::{Cli, Command, Deletable};
+use crate::cli::{Cli, Command, Deletable, StatusOf};
 use crate::client::{Client, segment};
 use crate::config::{Config, Given};
 use crate::error::{CtlError, EXIT_OK};
@@ -61,7 +62,15 @@ pub(crate) async fn run(cli: Cli, given: Given) -> Result<u8, CtlError> {
             password_file,
         } => session::login(&context, &username, password_file.as_deref()).await,
         Command::Logout => session::logout(&context).await,
-        Command::Status { wait, timeout } => status::run(&context, wait, timeout).await,
+        Command::Status {
+            of: Some(StatusOf::Endpoint { name }),
+            ..
+        } => endpoint::run(&context, &name).await,
+        Command::Status {
+            of: None,
+            wait,
+            timeout,
+        } => status::run(&context, wait, timeout).await,
         Command::Get { kind, name } => get::run(&context, kind, name.as_deref()).await,
         Command::Describe { kind, name } => describe::run(&context, kind, &name).await,
         Command::Apply { file, dry_run, wait } => apply::run(&context, &file, dry_run, wait).await,

@@ -13,6 +13,7 @@ macro_rules! wrapper {
 }
 
 mod capture;
+mod endpoint;
 mod inventory;
 mod policy;
 mod session;
@@ -20,6 +21,7 @@ mod traffic;
 mod user;
 
 pub use capture::*;
+pub use endpoint::*;
 pub use inventory::*;
 pub use policy::*;
 pub use session::*;
