@@ -37,6 +37,7 @@ fn datapath(rules: usize) -> SoftwareDatapath {
         unknown: Verdict::Deny,
         failsafe_ports: Vec::new(),
         failsafe_addresses: Vec::new(),
+        ..DatapathConfig::default()
     };
     let mut datapath = SoftwareDatapath::default();
     datapath.apply(&image, &config).unwrap();
@@ -46,6 +47,7 @@ fn datapath(rules: usize) -> SoftwareDatapath {
         workload: Some(WorkloadId::try_new(SERVER).unwrap()),
         mac: None,
         addresses: vec![ends().server_addr.into()],
+        quarantine: false,
     };
     datapath.attach(&endpoint).unwrap();
     datapath

@@ -63,6 +63,7 @@ fn main() -> anyhow::Result<()> {
         unknown: Verdict::Deny,
         failsafe_ports: Vec::new(),
         failsafe_addresses: Vec::new(),
+        ..DatapathConfig::default()
     };
     datapath.apply(&image, &config)?;
     datapath.attach(&EndpointSpec {
@@ -71,6 +72,7 @@ fn main() -> anyhow::Result<()> {
         workload: Some("app".parse()?),
         mac: None,
         addresses: vec![IpAddr::V4(APP)],
+        quarantine: false,
     })?;
 
     for (port, expected) in [(8080, Verdict::Allow), (9090, Verdict::Deny)] {

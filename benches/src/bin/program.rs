@@ -51,6 +51,7 @@ fn measure(datapath: &mut EbpfDatapath, ends: &Ends) -> anyhow::Result<Vec<Figur
         unknown: Verdict::Deny,
         failsafe_ports: Vec::new(),
         failsafe_addresses: Vec::new(),
+        ..DatapathConfig::default()
     };
     datapath.apply(&Scenario::new(ends, RULES)?.compile()?, &config)?;
     datapath.attach(&EndpointSpec {
@@ -59,6 +60,7 @@ fn measure(datapath: &mut EbpfDatapath, ends: &Ends) -> anyhow::Result<Vec<Figur
         workload: Some(WorkloadId::try_new(SERVER)?),
         mac: None,
         addresses: vec![IpAddr::from(ends.server_addr), IpAddr::from(SERVER_V6)],
+        quarantine: false,
     })?;
     let frames = [
         (

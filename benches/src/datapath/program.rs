@@ -40,6 +40,7 @@ pub(super) fn attach(datapath: &mut EbpfDatapath, ends: &Ends, rules: usize) -> 
         unknown: Verdict::Deny,
         failsafe_ports: Vec::new(),
         failsafe_addresses: Vec::new(),
+        ..DatapathConfig::default()
     };
     datapath.apply(&Scenario::new(ends, rules)?.compile()?, &config)?;
     datapath.attach(&EndpointSpec {
@@ -48,6 +49,7 @@ pub(super) fn attach(datapath: &mut EbpfDatapath, ends: &Ends, rules: usize) -> 
         workload: Some(WorkloadId::try_new(SERVER)?),
         mac: None,
         addresses: vec![IpAddr::from(ends.server_addr)],
+        quarantine: false,
     })?;
     Ok(())
 }

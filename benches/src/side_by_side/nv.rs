@@ -51,6 +51,7 @@ impl Nv {
                 workload: Some(WorkloadId::try_new(name)?),
                 mac: None,
                 addresses: vec![host.spec().v4.into(), host.spec().v6.into()],
+                quarantine: false,
             })
         };
         let endpoints = [endpoint(client, CLIENT)?, endpoint(server, SERVER)?];
@@ -78,6 +79,7 @@ impl Nv {
             unknown: Verdict::Deny,
             failsafe_ports: Vec::new(),
             failsafe_addresses: Vec::new(),
+            ..DatapathConfig::default()
         };
         let mut datapath = lock(&self.datapath);
         datapath.apply(image, &config)?;

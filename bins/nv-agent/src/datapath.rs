@@ -195,6 +195,7 @@ impl Worker {
                     unknown: switches.unknown,
                     failsafe_ports: switches.failsafe_ports,
                     failsafe_addresses: switches.failsafe_addresses,
+                    ..DatapathConfig::default()
                 };
                 Tell::Applied(
                     self.datapath
@@ -210,6 +211,7 @@ impl Worker {
                     workload: want.workload,
                     mac: want.mac,
                     addresses: want.addresses,
+                    quarantine: false,
                 };
                 let result = self.datapath.attach(&spec).map_err(|error| match error {
                     DatapathError::NoInterface { .. } => None,

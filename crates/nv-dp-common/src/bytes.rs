@@ -5,7 +5,7 @@ use core::cell::Cell;
 
 use crate::layout::{
     AddressData, AddressValue, ChainLink, ChainValue, EndpointValue, EventValue, FlowCell, FlowData,
-    FlowKeyValue, LocalView, OwnKey, PairKey, PortData, SideCell, Switches,
+    FlowKeyValue, LocalView, OwnKey, PairKey, PortData, ShareCell, SideCell, Switches,
 };
 
 /// Something with a fixed place in a layout. Numbers are native-endian, as the kernel programs write them.
@@ -110,7 +110,8 @@ layout! {
     LocalView { identity: u32, state: u8, mode: u8, pad: [u8; 2] }
     EndpointValue { views: [LocalView; 2], index: u32, mac: [u8; 6], flags: u8, pad: u8 }
     OwnKey { addr: [u8; 16], ifindex: u32 }
-    Switches { revision: u64, unknown: u8, valid: u8, pad: [u8; 6] }
+    Switches { revision: u64, share: u32, idle: [u32; 8], unknown: u8, valid: u8, answers: u8, pad: u8 }
+    ShareCell { used: Cell<u64>, counted_ns: Cell<u64> }
     FlowKeyValue {
         local: [u8; 16], peer: [u8; 16], ifindex: u32, local_port: u16, peer_port: u16, proto: u8, pad: [u8; 3],
     }

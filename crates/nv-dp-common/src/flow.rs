@@ -100,6 +100,11 @@ fn news(flow: &FlowCell, headers: &Headers, leaves: bool) -> u8 {
 fn forget_if_over<T: Tables>(tables: &T, headers: &Headers, flow: &FlowCell, leaves: bool) {
     if is_taken_reset(flow, headers, leaves) || flow.flags.get() & FlowCell::CLOSED == FlowCell::CLOSED {
         tables.remove_flow(&headers.key);
+        if flow.direction.get() == Direction::Egress as u8
+            && let Some(share) = tables.share(u32::from(flow.index.get()))
+        {
+            tables.add(&share.used, u64::MAX); // one less
+        }
     }
 }
 
@@ -194,6 +199,9 @@ pub(crate) fn follow<T: Tables>(
         notes,
     };
     let Some(flow) = known else {
+        // What others open towards a workload is not its doing, and must not keep its other clients out.
+        let takes_room = found.is_none() && matches!(opened, Direction::Egress);
+        let takes_room = tables.opaque(u32::from(takes_room)) != 0;
         if is_remnant(headers) {
             return if ruling.is_denied() {
                 ruling.reported()
@@ -201,7 +209,7 @@ pub(crate) fn follow<T: Tables>(
                 ruling
             };
         }
-        return begin(tables, scope, headers, fresh, bytes, &update);
+        return begin(tables, scope, headers, fresh, bytes, &update, takes_room);
     };
     if let Some(state) = write_back(tables, scope, headers, bytes, flow, &update) {
         tables.flow_event(state, &headers.key, flow, scope.passage.now_ns);
@@ -265,11 +273,13 @@ fn begin<T: Tables>(
     flow: &FlowCell,
     bytes: u32,
     update: &Update<'_>,
+    takes_room: bool,
 ) -> Ruling {
     let ruling = update.ruling;
     let leaves = matches!(scope.passage.direction, Direction::Egress);
     let now = scope.passage.now_ns;
     flow.first_ns.set(now);
+    flow.flags.set(0);
     flow.direction.set(update.opened as u8);
     flow.app.set(update.app);
     let state = ending(headers.tcp_flags)
@@ -288,7 +298,7 @@ fn begin<T: Tables>(
         side.payloads.set(if its { update.notes.payloads } else { 0 });
         side.digest.set(if its { update.notes.digest } else { 0 });
     }
-    if !tables.insert_flow(&headers.key, flow) {
+    if (takes_room && !has_room(tables, scope)) || !tables.insert_flow(&headers.key, flow) {
         let full = if ruling.is_denied() {
             ruling
         } else {
@@ -296,8 +306,25 @@ fn begin<T: Tables>(
         };
         return full.reported();
     }
+    if takes_room && let Some(share) = tables.share(scope.endpoint.index) {
+        tables.add(&share.used, 1);
+    }
     tables.flow_event(FLOW_NEW, &headers.key, flow, now);
     ruling.began()
+}
+
+/// How long a count of flows is good for. With nobody to count, the table keeps those that were used last, whoever's they are.
+const COUNT_LIFE_NS: u64 = 60_000_000_000;
+
+/// Whether the endpoint may have one more flow.
+#[inline(always)]
+fn has_room<T: Tables>(tables: &T, scope: &Scope<'_>) -> bool {
+    let most = scope.switches.share;
+    let Some(share) = tables.share(scope.endpoint.index) else {
+        return true;
+    };
+    let is_counted = scope.passage.now_ns.wrapping_sub(share.counted_ns.get()) < COUNT_LIFE_NS;
+    most == 0 || !is_counted || share.used.get().cast_signed() < i64::from(most)
 }
 
 /// Writes what was decided, and for whom.
@@ -310,7 +337,12 @@ fn judged(flow: &FlowCell, scope: &Scope<'_>, update: &Update<'_>, state: u8) {
     flow.reason.set(ruling.reason());
     let held = if ruling.is_held() { FlowCell::HELD } else { 0 };
     let own = if update.own { FlowCell::OWN } else { 0 };
-    flow.flags.set(held | own | state);
+    let opened = if ruling.is_denied() {
+        flow.flags.get() & FlowCell::OPENED
+    } else {
+        FlowCell::OPENED
+    };
+    flow.flags.set(held | own | opened | state);
     flow.index.set((scope.endpoint.index & 0xffff) as u16);
     flow.guards.set(scope.endpoint.flags);
     flow.mac.set(scope.endpoint.mac);

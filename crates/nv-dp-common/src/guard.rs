@@ -1,8 +1,8 @@
 //! Guards before policy: own addresses, fragments, ICMP errors.
 
-use nv_types::{Direction, Reason, Verdict};
+use nv_types::{Direction, IpProto, Reason, Verdict};
 
-use crate::layout::{EndpointValue, FragmentKey, FragmentValue, OwnKey};
+use crate::layout::{EndpointValue, FlowCell, FragmentKey, FragmentValue, OwnKey};
 use crate::packet::Packet;
 use crate::parse::{Class, Headers, is_link_local_v6, is_unspecified, quoted};
 use crate::pipeline::{Scope, Scratch};
@@ -54,6 +54,10 @@ pub(crate) fn claims_foreign<P: Packet, T: Tables>(
         let Some(arp) = packet.load::<28>(headers.l4) else {
             return Some(Reason::Malformed);
         };
+        // Ethernet and IPv4 addresses of six and four bytes: nothing else is asked for where IP is spoken over Ethernet.
+        if arp[..6] != [0, 1, 8, 0, 6, 4] {
+            return Some(Reason::Malformed);
+        }
         if scope.endpoint.flags & EndpointValue::CHECK_MAC != 0 && arp[8..14] != scope.endpoint.mac {
             return Some(Reason::Spoofed);
         }
@@ -78,6 +82,39 @@ pub(crate) fn claims_foreign<P: Packet, T: Tables>(
         None
     } else {
         Some(Reason::Spoofed)
+    }
+}
+
+/// DHCP (RFC 2131, 8415): the ports of the server and the client, by family.
+const DHCP: [(u16, u16); 2] = [(67, 68), (547, 546)];
+
+/// Whether a workload's packet configures others: an ICMP redirect (RFC 792), or a DHCP server's answer to one who did not ask it by a
+/// flow that was let in. (Router advertisements and redirects of IPv6 are neighbour discovery.)
+#[inline(always)]
+pub(crate) fn speaks_for_network(class: Class, headers: &Headers, found: Option<&FlowCell>) -> bool {
+    let key = &headers.key;
+    match class {
+        Class::IcmpError => key.proto == IpProto::ICMP.0 && headers.icmp_type == 5,
+        Class::Flow => {
+            key.proto == IpProto::UDP.0
+                && (key.local_port == DHCP[0].0 && key.peer_port == DHCP[0].1
+                    || key.local_port == DHCP[1].0 && key.peer_port == DHCP[1].1)
+                && found.is_none_or(|flow| flow.verdict.get() == Verdict::Deny as u8)
+        }
+        _ => false,
+    }
+}
+
+/// What a host sends to many, and is answered, before it can speak to one: DHCP (the client's part), and multicast listener reports
+/// (RFC 2710, 3810), without which a switch that listens (RFC 4541) would keep neighbour discovery from it.
+#[inline(always)]
+pub(crate) fn is_bootstrap(headers: &Headers) -> bool {
+    let key = &headers.key;
+    if key.proto == IpProto::UDP.0 {
+        key.peer_port == DHCP[0].0 && key.local_port == DHCP[0].1
+            || key.peer_port == DHCP[1].0 && key.local_port == DHCP[1].1
+    } else {
+        key.proto == IpProto::ICMPV6.0 && matches!(headers.icmp_type, 130..=132 | 143)
     }
 }
 

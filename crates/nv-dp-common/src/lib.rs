@@ -21,6 +21,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod answer;
 pub mod app;
 mod flow;
 mod guard;
@@ -37,6 +38,7 @@ mod tables;
 pub mod bytes;
 pub mod timeout;
 
+pub use answer::{ANSWER_ROOM, Told, told, write_answer};
 pub use layout::ABI_VERSION;
 #[cfg(feature = "user")]
 pub use packet::SlicePacket;

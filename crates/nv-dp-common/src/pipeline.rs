@@ -2,9 +2,12 @@
 
 use nv_types::{Direction, Mode, Reason, Verdict};
 
+use crate::answer::ANSWER_ROOM;
 use crate::app::Payload;
 use crate::flow::{advance, follow, is_settled, stored};
-use crate::guard::{claims_foreign, has_wrong_mac, is_own, is_related, join_fragment};
+use crate::guard::{
+    claims_foreign, has_wrong_mac, is_bootstrap, is_own, is_related, join_fragment, speaks_for_network,
+};
 use crate::layout::{CounterCell, EndpointValue, FlowCell, FlowKeyValue, FragmentKey, LocalView, Switches};
 use crate::naming::{Notes, look};
 use crate::packet::{Packet, WINDOW};
@@ -26,7 +29,7 @@ pub struct Passage {
     pub now_ns: u64,
 }
 
-/// Working memory of one packet: too large for a kernel program's stack. What it holds before does not matter.
+/// Working memory of one packet: too large for a kernel program's stack. What it holds before does not matter; all zero is fine.
 #[derive(Debug)]
 pub struct Scratch {
     pub(crate) headers: Headers,
@@ -35,6 +38,10 @@ pub struct Scratch {
     pub(crate) quoted: FlowKeyValue,
     pub(crate) fragment: FragmentKey,
     pub(crate) notes: Notes,
+    pub(crate) answer: [u8; ANSWER_ROOM],
+    /// When the count of answers began anew, and how many there were: the one thing that outlives a packet.
+    pub(crate) answered_ns: u64,
+    pub(crate) answered: u32,
 }
 
 impl Scratch {
@@ -61,7 +68,16 @@ impl Scratch {
                 pad: [0; 2],
             },
             notes: Notes::default(),
+            answer: [0; ANSWER_ROOM],
+            answered_ns: 0,
+            answered: 0,
         }
+    }
+
+    /// The answer that was written last, with room behind it.
+    #[must_use]
+    pub const fn answer(&self) -> &[u8; ANSWER_ROOM] {
+        &self.answer
     }
 }
 
@@ -93,13 +109,23 @@ impl Scope<'_> {
     /// What happens to a packet that policy cannot judge.
     #[inline(always)]
     pub(crate) fn unjudgeable(&self, reason: Reason) -> Ruling {
+        let verdict = if self.is_closed() {
+            Verdict::Deny
+        } else {
+            Verdict::Alert
+        };
+        Ruling::new(verdict, reason)
+    }
+
+    /// Whether only what is ruled may pass.
+    #[inline(always)]
+    pub(crate) fn is_closed(&self) -> bool {
         let view = self.view();
-        let closed = if view.state == LocalView::UNKNOWN {
+        if view.state == LocalView::UNKNOWN {
             self.switches.unknown == Verdict::Deny as u8
         } else {
             matches!(view.mode(), Some(Mode::Protect))
-        };
-        Ruling::new(if closed { Verdict::Deny } else { Verdict::Alert }, reason)
+        }
     }
 
     #[inline(always)]
@@ -219,11 +245,19 @@ fn judge<P: Packet, T: Tables>(
     bytes: u32,
 ) -> Ruling {
     let leaves = matches!(scope.passage.direction, Direction::Egress);
+    if scope.endpoint.flags & EndpointValue::QUARANTINED != 0
+        && !matches!(class, Class::Arp | Class::Neighbour)
+    {
+        return Ruling::new(Verdict::Deny, Reason::Quarantined).reported();
+    }
     let odd = match class {
         Class::Malformed => Some(Reason::Malformed),
         _ if leaves && has_wrong_mac(scope, &scratch.headers) => Some(Reason::Spoofed),
         Class::Arp | Class::Neighbour => claims_foreign(packet, tables, scope, class, &scratch.headers),
         Class::LaterFragment => join_fragment(tables, scope, scratch),
+        _ if leaves && speaks_for_network(class, &scratch.headers, found) => Some(Reason::Spoofed),
+        // Of the bridge's making, not a workload's: none of it crosses a closed endpoint.
+        Class::LinkControl if scope.is_closed() => Some(Reason::NotPoliced),
         Class::Flow | Class::IcmpError | Class::LinkControl => None,
     };
     if let Some(reason) = odd {
@@ -238,11 +272,12 @@ fn judge<P: Packet, T: Tables>(
         &scratch.headers.key.local
     };
     if is_multicast(target) {
-        return if leaves && !is_own(tables, scope, &scratch.headers.key.local, true) {
-            scope.unjudgeable(Reason::Spoofed).reported()
-        } else {
-            ALLOW_NOT_POLICED
-        };
+        if leaves && !is_own(tables, scope, &scratch.headers.key.local, true) {
+            return scope.unjudgeable(Reason::Spoofed).reported();
+        }
+        if is_bootstrap(&scratch.headers) {
+            return ALLOW_NOT_POLICED;
+        }
     }
     if matches!(class, Class::IcmpError) && is_related(packet, tables, scope, scratch) {
         return Ruling::new(Verdict::Allow, Reason::Related);

@@ -6,7 +6,7 @@ use nv_types::Direction;
 
 use crate::layout::{
     AddressValue, ChainValue, CounterCell, EndpointValue, FlowCell, FlowKeyValue, FragmentKey, FragmentValue,
-    OwnKey, PairKey, Switches,
+    OwnKey, PairKey, ShareCell, Switches,
 };
 
 /// The tables of a datapath: eBPF maps in the kernel, plain maps in the software datapath.
@@ -29,6 +29,8 @@ pub trait Tables {
     fn endpoint(&self, ifindex: u32) -> Option<&EndpointValue>;
     /// Counters of an endpoint by its [`EndpointValue::index`].
     fn counters(&self, index: u32, direction: Direction) -> Option<&CounterCell>;
+    /// How many flows an endpoint's workload has opened, by its [`EndpointValue::index`].
+    fn share(&self, index: u32) -> Option<&ShareCell>;
     /// Whether the address is the endpoint's own.
     fn is_own(&self, key: &OwnKey) -> bool;
     /// Longest prefix that holds the address.

@@ -5,10 +5,11 @@
 #![no_std]
 #![no_main]
 
+mod answer;
 mod maps;
 mod packet;
 
-use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use nv_dp_common::{Passage, run};
@@ -40,7 +41,7 @@ fn judge(ctx: TcContext, direction: Direction) -> i32 {
         now_ns,
     };
     match run(&packet::Skb(&ctx), &tables, scratch, passage) {
-        Verdict::Deny => TC_ACT_SHOT,
+        Verdict::Deny => answer::deny(&ctx, &tables, scratch, passage),
         // Not OK: programs after ours have their say too.
         Verdict::Allow | Verdict::Alert => TC_ACT_UNSPEC,
     }

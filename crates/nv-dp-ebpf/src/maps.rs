@@ -11,7 +11,7 @@ use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use nv_dp_common::layout::{
     AddressData, AddressValue, COUNTER_WORDS, ChainValue, CounterCell, EVENT_FLOW, EVENT_PACKET,
     EndpointValue, EventValue, FlowCell, FlowKeyValue, FragmentKey, FragmentValue, OwnKey, PairKey,
-    PortData, STATE_ENTRIES, STATE_EPOCH, Switches,
+    PortData, STATE_ENTRIES, STATE_EPOCH, ShareCell, Switches,
 };
 use nv_dp_common::{Scratch, Tables};
 use nv_types::Direction;
@@ -22,6 +22,9 @@ static NV_STATE: Array<u32> = Array::pinned(STATE_ENTRIES, 0);
 static NV_SWITCHES: Array<Switches> = Array::pinned(2, 0);
 #[map]
 static NV_ENDPOINTS: HashMap<u32, EndpointValue> = HashMap::pinned(1024, BPF_F_NO_PREALLOC);
+/// A [`ShareCell`] for each endpoint.
+#[map]
+static NV_SHARES: Array<[u64; 2]> = Array::pinned(1024, 0);
 #[map]
 static NV_OWN: HashMap<OwnKey, u32> = HashMap::pinned(16_384, BPF_F_NO_PREALLOC);
 #[map]
@@ -152,6 +155,13 @@ impl Tables for KernelTables {
         let counters = NV_COUNTERS.get_ptr_mut(index * 2 + direction as u32)?;
         // SAFETY: `CounterCell` is as many words (asserted); the element is this CPU's own.
         Some(unsafe { &*counters.cast::<CounterCell>() })
+    }
+
+    #[inline(always)]
+    fn share(&self, index: u32) -> Option<&ShareCell> {
+        let share = NV_SHARES.get_ptr(index)?;
+        // SAFETY: a `ShareCell` is as many words (asserted), and all of it are cells that are added to atomically.
+        Some(unsafe { &*share.cast::<ShareCell>() })
     }
 
     #[inline(always)]

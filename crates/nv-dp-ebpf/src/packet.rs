@@ -56,7 +56,7 @@ impl Packet for Skb<'_> {
 
 /// Hides from the compiler what it knows of a number, so that it keeps the comparison that the verifier needs.
 #[inline(always)]
-fn bounded(mut value: u32) -> u32 {
+pub(crate) fn bounded(mut value: u32) -> u32 {
     // SAFETY: no instruction, no effect.
     unsafe { core::arch::asm!("/* {0} */", inout(reg) value, options(pure, nomem, nostack)) };
     value

@@ -106,11 +106,16 @@ pub(crate) fn endpoint_value(spec: &EndpointSpec, views: [LocalView; 2], index: 
     } else {
         EndpointValue::CHECK_ADDRESSES
     };
+    let quarantine_flag = if spec.quarantine {
+        EndpointValue::QUARANTINED
+    } else {
+        0
+    };
     EndpointValue {
         views,
         index,
         mac: spec.mac.map_or([0; 6], |mac| mac.0),
-        flags: mac_flag | address_flag,
+        flags: mac_flag | address_flag | quarantine_flag,
         pad: 0,
     }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use nv_types::{
-    Application, Decision, Direction, FlowState, IpProto, MacAddr, Mode, PolicyImage, PortSpec, Reason,
-    Revision, Verdict, WorkloadId,
+    Application, Decision, DenyResponse, Direction, FlowState, IdleTimes, IpProto, MacAddr, Mode,
+    PolicyImage, PortSpec, Reason, Revision, Verdict, WorkloadId,
 };
 
 /// An interface to guard.
@@ -22,6 +22,8 @@ pub struct EndpointSpec {
     pub mac: Option<MacAddr>,
     /// Addresses inside the workload, for the anti-spoofing guard. Empty: source addresses are not checked.
     pub addresses: Vec<IpAddr>,
+    /// Nothing passes but ARP and neighbour discovery, whatever the policy and the mode. Pinned with the endpoint: it outlives a restart.
+    pub quarantine: bool,
 }
 
 /// Switches that are not part of a compiled image. All of them flip together with the image's epoch or at once.
@@ -35,6 +37,28 @@ pub struct DatapathConfig {
     pub failsafe_ports: Vec<PortSpec>,
     /// The node's own addresses.
     pub failsafe_addresses: Vec<IpAddr>,
+    /// What the ends of a denied flow see.
+    pub deny_response: DenyResponse,
+    /// How long flows may be idle; 0 counts as a second.
+    pub idle: IdleTimes,
+    /// Most flows that one endpoint's workload may have opened, in percent of the connection table; 0 for no bound. Beyond it new ones follow
+    /// the endpoint's mode ([`Reason::TableFull`]). What others open towards it does not count: it must not keep its other clients out. It holds as long as [`Datapath::sweep`] is called at least once a minute: with nobody to count, the table keeps
+    /// the flows that were used last, whoever's they are.
+    pub flow_share: u8,
+}
+
+impl Default for DatapathConfig {
+    /// Unknown interfaces pass, nothing is fail-safe, denied packets are dropped in silence, one endpoint may have a quarter of the table.
+    fn default() -> Self {
+        Self {
+            unknown: Verdict::Allow,
+            failsafe_ports: Vec::new(),
+            failsafe_addresses: Vec::new(),
+            deny_response: DenyResponse::Drop,
+            idle: IdleTimes::default(),
+            flow_share: 25,
+        }
+    }
 }
 
 /// Both orientations of a flow as one endpoint sees it.

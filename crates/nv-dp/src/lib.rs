@@ -5,7 +5,7 @@
 //! use nv_types::{PolicyImage, Verdict};
 //!
 //! let mut datapath = SoftwareDatapath::default();
-//! let config = DatapathConfig { unknown: Verdict::Deny, failsafe_ports: vec![], failsafe_addresses: vec![] };
+//! let config = DatapathConfig { unknown: Verdict::Deny, ..DatapathConfig::default() };
 //! datapath.apply(&PolicyImage::default(), &config)?;
 //! assert_eq!(datapath.status()?.hook, "software");
 //! # Ok::<(), nv_dp::DatapathError>(())
@@ -26,4 +26,4 @@ pub use datapath::*;
 #[cfg(feature = "ebpf")]
 pub use ebpf::{EbpfConfig, EbpfDatapath, HookChoice};
 pub use slot::Capacity;
-pub use software::{SoftwareConfig, SoftwareDatapath};
+pub use software::{Outcome, SoftwareConfig, SoftwareDatapath};

@@ -7,7 +7,9 @@ use nv_dp_common::layout::{
     Addr, AddressValue, ChainLink, ChainValue, FAILSAFE_TABLE, LocalView, PairKey, PortData, Switches,
     slot_bit,
 };
-use nv_types::{Chain, Direction, Identity, IpPrefix, IpProto, PolicyImage, PortSpec, WorkloadId, v4_mapped};
+use nv_types::{
+    Chain, DenyResponse, Direction, Identity, IpPrefix, IpProto, PolicyImage, PortSpec, WorkloadId, v4_mapped,
+};
 
 use crate::{DatapathConfig, DatapathError};
 
@@ -58,11 +60,12 @@ impl SlotTables {
         config: &DatapathConfig,
         slot: u32,
         capacity: &Capacity,
+        max_flows: usize,
     ) -> Result<Self, DatapathError> {
         check(image)?;
         let bit = slot_bit(slot);
         let mut tables = Self {
-            switches: switches(image, config),
+            switches: switches(image, config, max_flows),
             ..Self::default()
         };
         for entry in &image.addresses {
@@ -237,12 +240,19 @@ fn chain_value(chain: &Chain) -> ChainValue {
     value
 }
 
-fn switches(image: &PolicyImage, config: &DatapathConfig) -> Switches {
+fn switches(image: &PolicyImage, config: &DatapathConfig, max_flows: usize) -> Switches {
+    let share = match config.flow_share {
+        0 => 0,
+        percent => (max_flows * usize::from(percent.min(100)) / 100).max(1),
+    };
     Switches {
         revision: image.revision.0,
+        share: u32::try_from(share).unwrap_or(u32::MAX),
+        idle: Switches::idle_words(&config.idle).map(|seconds| seconds.max(1)),
         unknown: config.unknown as u8,
         valid: 1,
-        pad: [0; 6],
+        answers: u8::from(config.deny_response == DenyResponse::Reset),
+        pad: 0,
     }
 }
 

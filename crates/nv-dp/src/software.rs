@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use nv_dp_common::layout::{
     AddressValue, ChainValue, CounterCell, EVENT_FLOW, EVENT_PACKET, EndpointValue, EventValue, FlowCell,
-    FlowData, FlowKeyValue, FragmentKey, FragmentValue, OwnKey, PairKey, Switches,
+    FlowData, FlowKeyValue, FragmentKey, FragmentValue, OwnKey, PairKey, ShareCell, Switches,
 };
-use nv_dp_common::{Passage, Scratch, SlicePacket, Tables, run, timeout::idle_ns};
+use nv_dp_common::{Passage, Scratch, SlicePacket, Tables, Told, run, timeout::idle_ns, told, write_answer};
 use nv_types::{Direction, FlowState, IpProto, PolicyImage, Revision, Verdict};
 
 use crate::slot::{Capacity, SlotTables};
@@ -44,6 +44,16 @@ struct Endpoint {
     spec: EndpointSpec,
     value: EndpointValue,
     counters: [CounterCell; 2],
+    share: ShareCell,
+}
+
+/// What became of a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Whether it passes.
+    pub verdict: Verdict,
+    /// Frames sent in answer to a denied one, and the way that they go at its endpoint.
+    pub answers: Vec<(Direction, Vec<u8>)>,
 }
 
 /// Everything that a packet reads, and what it leaves behind.
@@ -101,6 +111,11 @@ impl Tables for Memory {
         endpoint.counters.get(direction as usize)
     }
 
+    fn share(&self, index: u32) -> Option<&ShareCell> {
+        let endpoint = self.endpoints.get(self.by_index.get(&index)?)?;
+        Some(&endpoint.share)
+    }
+
     fn is_own(&self, key: &OwnKey) -> bool {
         self.own.contains(key)
     }
@@ -139,7 +154,7 @@ impl Tables for Memory {
     }
 
     fn add(&self, counter: &Cell<u64>, amount: u64) {
-        counter.set(counter.get() + amount);
+        counter.set(counter.get().wrapping_add(amount));
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue> {
@@ -242,6 +257,11 @@ impl SoftwareDatapath {
     /// clock that never goes back, and also the time that the next [`Datapath::sweep`] goes by. A frame of an interface that
     /// is not attached passes.
     pub fn process(&mut self, ifindex: u32, direction: Direction, frame: &[u8], now_ns: u64) -> Verdict {
+        self.exchange(ifindex, direction, frame, now_ns).verdict
+    }
+
+    /// As [`SoftwareDatapath::process`], with what the ends of a denied flow are told ([`DatapathConfig::deny_response`]).
+    pub fn exchange(&mut self, ifindex: u32, direction: Direction, frame: &[u8], now_ns: u64) -> Outcome {
         self.now_ns = self.now_ns.max(now_ns);
         let passage = Passage {
             ifindex,
@@ -255,7 +275,30 @@ impl SoftwareDatapath {
         if let Some((key, flow)) = self.memory.begun.take() {
             self.memory.flows.insert(key, flow);
         }
-        verdict
+        let mut answers = Vec::new();
+        if verdict == Verdict::Deny {
+            let told = told(&self.memory, &mut self.scratch, passage);
+            let back = match direction {
+                Direction::Egress => Direction::Ingress,
+                Direction::Ingress => Direction::Egress,
+            };
+            if told == Told::Both {
+                answers.extend(
+                    self.answer(direction, frame, false)
+                        .map(|frame| (direction, frame)),
+                );
+            }
+            if told != Told::Nobody {
+                answers.extend(self.answer(direction, frame, true).map(|frame| (back, frame)));
+            }
+        }
+        Outcome { verdict, answers }
+    }
+
+    fn answer(&mut self, direction: Direction, frame: &[u8], to_sender: bool) -> Option<Vec<u8>> {
+        let len = write_answer(&SlicePacket(frame), direction, &mut self.scratch, to_sender);
+        let len = usize::try_from(len).ok().filter(|len| *len > 0)?;
+        self.scratch.answer().get(..len).map(<[u8]>::to_vec)
     }
 
     /// Lets time pass without a packet.
@@ -275,7 +318,8 @@ impl Datapath for SoftwareDatapath {
     fn apply(&mut self, image: &PolicyImage, config: &DatapathConfig) -> Result<(), DatapathError> {
         let next = self.memory.epoch.wrapping_add(1);
         let slot = next & 1;
-        let tables = SlotTables::build(image, config, slot, &self.memory.config.capacity)?;
+        let own = self.memory.config;
+        let tables = SlotTables::build(image, config, slot, &own.capacity, own.flows)?;
         self.memory.slots[usize::from(slot != 0)] = tables;
         self.refresh();
         self.memory.epoch = next;
@@ -309,6 +353,7 @@ impl Datapath for SoftwareDatapath {
                 spec: spec.clone(),
                 value: convert::endpoint_value(spec, views, index),
                 counters: [CounterCell::default(), CounterCell::default()],
+                share: ShareCell::default(),
             },
         );
         Ok(())
@@ -334,9 +379,24 @@ impl Datapath for SoftwareDatapath {
 
     fn sweep(&mut self, each: &mut dyn FnMut(FlowStats)) -> Result<(), DatapathError> {
         let now = self.now_ns;
-        self.memory.flows.retain(|key, cell| {
+        let memory = &mut self.memory;
+        let times = memory.slots[usize::from(memory.epoch & 1 != 0)]
+            .switches
+            .idle_times();
+        for endpoint in memory.endpoints.values() {
+            endpoint.share.used.set(0);
+            endpoint.share.counted_ns.set(now);
+        }
+        let endpoints = &memory.endpoints;
+        memory.flows.retain(|key, cell| {
             let flow = cell.data();
-            let idle = now.saturating_sub(flow.last_ns) > idle_ns(IpProto(key.proto), &flow);
+            let idle = now.saturating_sub(flow.last_ns) > idle_ns(&times, IpProto(key.proto), &flow);
+            if !idle
+                && flow.opened() == Direction::Egress
+                && let Some(endpoint) = endpoints.get(&key.ifindex)
+            {
+                endpoint.share.used.set(endpoint.share.used.get() + 1);
+            }
             let state = if idle {
                 FlowState::Closed
             } else {

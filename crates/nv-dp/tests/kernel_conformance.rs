@@ -63,6 +63,9 @@ scenarios! {
     settled_flows_count_at_their_endpoint,
 }
 
+#[path = "conformance/guards.rs"]
+mod guards;
+
 const OWN: &str = "10.9.0.2";
 const PEER: &str = "10.9.0.9";
 const STRANGER: &str = "10.9.0.77";
@@ -629,6 +632,7 @@ fn failsafe_ports(bench: &mut Bench) {
             "tcp/10443-10445".parse().unwrap(),
         ],
         failsafe_addresses: vec!["10.9.0.1".parse().unwrap()],
+        ..DatapathConfig::default()
     };
     bench.start_with(&Builder::new(Mode::Protect).build(), &switches);
     let to = |addr: &str, port| tcp(Path::new(OWN, 40_000, addr, port), SYN, b"");

@@ -22,6 +22,7 @@ extern crate alloc;
 mod app;
 pub mod decide;
 mod identity;
+mod idle;
 #[cfg(feature = "alloc")]
 pub mod keys;
 mod mode;
@@ -31,6 +32,7 @@ mod verdict;
 pub use app::{AppMask, Application, UnknownApplication};
 pub use decide::{ChainEntry, ChainStep, MAX_CHAIN, walk};
 pub use identity::Identity;
+pub use idle::IdleTimes;
 pub use mode::{Contention, Mode, ParseModeError, effective_mode, judge};
 pub use proto::IpProto;
 pub use verdict::{Action, Decision, Direction, Reason, RuleId, Tier, Verdict};

@@ -4,7 +4,9 @@ use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::{Action, Application, Contention, GroupName, Mode, PortSet, PortSpec, RuleId, Tier, Timestamp};
+use crate::{
+    Action, Application, Contention, GroupName, IdleTimes, Mode, PortSet, PortSpec, RuleId, Tier, Timestamp,
+};
 
 /// One ordered rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +75,9 @@ pub enum DenyResponse {
     /// Nothing: the packet is dropped.
     #[default]
     Drop,
+    /// The end of it: a TCP reset (to both ends, if the flow had been let through before), or ICMP 'administratively
+    /// prohibited' (RFC 1812, 5.2.7.1; RFC 4443, 3.1) to whoever sent the packet.
+    Reset,
 }
 
 /// Label of a namespace, and its value, that give its domain a boundary: NeuVector's.
@@ -115,6 +120,11 @@ pub struct PolicySettings {
     pub unknown_endpoint: UnknownEndpoint,
     /// What the client of a denied flow sees.
     pub deny_response: DenyResponse,
+    /// How long flows may be idle.
+    pub idle: IdleTimes,
+    /// Most flows that a workload may have opened at one interface, in percent of the node's connection table (0: no bound): beyond it new
+    /// ones follow the mode, so that one workload cannot take the room of the others.
+    pub flow_share: u8,
     /// Ports of the nodes themselves that stay open whatever the rules say (nv's gRPC, SSH). Empty to remove.
     pub failsafe_ports: Vec<PortSpecText>,
 }
@@ -165,6 +175,8 @@ impl Default for PolicySettings {
             internal_names: BTreeSet::new(),
             unknown_endpoint: UnknownEndpoint::Auto,
             deny_response: DenyResponse::Drop,
+            idle: IdleTimes::default(),
+            flow_share: 25,
             failsafe_ports: alloc::vec![tcp(22), tcp(10443), tcp(18400), tcp(18401)],
         }
     }

@@ -104,17 +104,19 @@ pub enum Reason {
     NoPolicy = 10,
     /// Belongs to a flow that was already judged: an ICMP error for it.
     Related = 11,
-    /// A protocol that policy does not speak of: ARP, neighbour discovery, multicast.
+    /// A protocol that policy does not speak of: ARP, neighbour discovery, link control.
     NotPoliced = 12,
     /// A fail-safe port of the node's own management.
     Failsafe = 13,
     /// It crosses the boundary of a domain, and no rule but a learned one speaks of it.
     Boundary = 14,
+    /// The workload is in quarantine.
+    Quarantined = 15,
 }
 
 impl Reason {
     /// Number of reasons, for counter arrays.
-    pub const COUNT: usize = 15;
+    pub const COUNT: usize = 16;
 
     /// Every reason, in the order of their numbers.
     pub const ALL: [Self; Self::COUNT] = [
@@ -133,6 +135,7 @@ impl Reason {
         Self::NotPoliced,
         Self::Failsafe,
         Self::Boundary,
+        Self::Quarantined,
     ];
 
     /// The reason with this number in kernel tables.
@@ -164,6 +167,7 @@ impl Reason {
             Self::NotPoliced => "not_policed",
             Self::Failsafe => "failsafe",
             Self::Boundary => "boundary",
+            Self::Quarantined => "quarantined",
         }
     }
 }

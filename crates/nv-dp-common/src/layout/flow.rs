@@ -195,6 +195,8 @@ impl FlowCell {
     pub const CLOSED: u8 = 8 | 16;
     /// TCP: one end has sent FIN.
     pub const ENDING: u8 = 32;
+    /// Some packet of it was let through, and its ends have not been told that this is over.
+    pub const OPENED: u8 = 64;
     /// All that the packets of a flow say of its end.
     pub const LIFE: u8 = Self::ENDED | Self::CLOSED | Self::ENDING;
 

@@ -7,14 +7,14 @@ mod flow;
 
 use core::cell::Cell;
 
-use nv_types::{AppMask, ChainEntry, Decision, MAX_CHAIN, Mode, Reason, RuleId, Verdict};
+use nv_types::{AppMask, ChainEntry, Decision, IdleTimes, MAX_CHAIN, Mode, Reason, RuleId, Verdict};
 
 pub use flow::{
     EVENT_FLOW, EVENT_PACKET, EventValue, FlowCell, FlowData, FlowKeyValue, SideCell, direction_of,
 };
 
 /// Version of everything in this module; stored at [`STATE_ABI`] of the state table and checked at adoption.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Entry of the state table that holds [`ABI_VERSION`].
 pub const STATE_ABI: u32 = 0;
@@ -23,6 +23,9 @@ pub const STATE_ABI: u32 = 0;
 pub const STATE_EPOCH: u32 = 1;
 /// Entries of the state table.
 pub const STATE_ENTRIES: u32 = 2;
+
+/// Mark of a packet that answers a denied one; bits that the usual network plugins leave alone.
+pub const ANSWER_MARK: u32 = 0x0000_106e;
 
 /// An address as tables hold it: IPv4 as `::ffff:a.b.c.d`.
 pub type Addr = [u8; 16];
@@ -222,7 +225,7 @@ pub struct EndpointValue {
     pub index: u32,
     /// Ethernet address inside the workload.
     pub mac: [u8; 6],
-    /// [`EndpointValue::CHECK_MAC`] and [`EndpointValue::CHECK_ADDRESSES`].
+    /// [`EndpointValue::CHECK_MAC`] and the others.
     pub flags: u8,
     /// Zero.
     pub pad: u8,
@@ -233,6 +236,8 @@ impl EndpointValue {
     pub const CHECK_MAC: u8 = 1;
     /// Its addresses are in the table of own addresses and checked.
     pub const CHECK_ADDRESSES: u8 = 2;
+    /// Nothing passes but ARP and neighbour discovery.
+    pub const QUARANTINED: u8 = 4;
 }
 
 /// An address that belongs to an endpoint.
@@ -254,12 +259,76 @@ pub const FAILSAFE_TABLE: u32 = SLOT_BIT - 1;
 pub struct Switches {
     /// Store revision of the image, for adoption.
     pub revision: u64,
+    /// Most flows that one endpoint's workload may have opened; 0 for no bound.
+    pub share: u32,
+    /// Idle times in seconds, in the order of [`IdleTimes`].
+    pub idle: [u32; 8],
     /// [`Verdict`] for endpoints whose workload is not known.
     pub unknown: u8,
     /// 1 once an image has been put in this slot.
     pub valid: u8,
+    /// 1 when denied packets are answered ([`nv_types::DenyResponse::Reset`]).
+    pub answers: u8,
     /// Zero.
-    pub pad: [u8; 6],
+    pub pad: u8,
+}
+
+impl Switches {
+    /// Idle times, those of the default before any have been given.
+    #[must_use]
+    pub fn idle_times(&self) -> IdleTimes {
+        if self.valid == 0 {
+            return IdleTimes::default();
+        }
+        let [
+            tcp_open,
+            tcp_active,
+            tcp_half_closed,
+            tcp_closed,
+            udp,
+            icmp,
+            sctp,
+            other,
+        ] = self.idle;
+        IdleTimes {
+            tcp_open,
+            tcp_active,
+            tcp_half_closed,
+            tcp_closed,
+            udp,
+            icmp,
+            sctp,
+            other,
+        }
+    }
+
+    /// [`Switches::idle`] for these.
+    #[must_use]
+    pub const fn idle_words(times: &IdleTimes) -> [u32; 8] {
+        [
+            times.tcp_open,
+            times.tcp_active,
+            times.tcp_half_closed,
+            times.tcp_closed,
+            times.udp,
+            times.icmp,
+            times.sctp,
+            times.other,
+        ]
+    }
+}
+
+/// How many flows an endpoint's workload has opened; its place is [`EndpointValue::index`].
+///
+/// The kernel adds what begins and takes away what ends before its packets' eyes; evictions and idle flows it does not see, so that
+/// userspace counts anew at every sweep.
+#[repr(C)]
+#[derive(Clone, Debug, Default)]
+pub struct ShareCell {
+    /// Flows; as a signed number, since counting and ending may cross.
+    pub used: Cell<u64>,
+    /// When userspace last counted, nanoseconds on the monotonic clock.
+    pub counted_ns: Cell<u64>,
 }
 
 /// A first fragment that was seen; later ones carry no ports.
@@ -326,7 +395,8 @@ const _: () = {
     assert!(size_of::<ChainValue>() == 136);
     assert!(size_of::<EndpointValue>() == 28);
     assert!(size_of::<OwnKey>() == 20);
-    assert!(size_of::<Switches>() == 16);
+    assert!(size_of::<Switches>() == 48);
+    assert!(size_of::<ShareCell>() == 16);
     assert!(size_of::<FlowKeyValue>() == 44);
     assert!(size_of::<FlowData>() == 64);
     // With the key (48) and the kernel's own part of an element (48) a multiple of a cache line, and the parts on lines of their own.

@@ -52,7 +52,7 @@ impl Datapath for EbpfDatapath {
     fn apply(&mut self, image: &PolicyImage, config: &DatapathConfig) -> Result<(), DatapathError> {
         let next = self.epoch.wrapping_add(1);
         let slot = next & 1;
-        let target = SlotTables::build(image, config, slot, &self.capacity)?;
+        let target = SlotTables::build(image, config, slot, &self.capacity, self.max_flows)?;
         let place = usize::from(slot != 0);
         let writes = self.maps.write_slot(slot, &mut self.slots[place], &target)?;
         self.slots[place].locals = target.locals;
@@ -97,6 +97,9 @@ impl Datapath for EbpfDatapath {
             Some(index) => index,
             None => self.free_index()?,
         };
+        if !has_programs {
+            self.write_share(index, 0, monotonic_ns()?)?;
+        }
         let views = [0, 1].map(|slot: usize| self.slots[slot].view(spec.workload.as_ref()));
         let value = convert::endpoint_value(spec, views, index);
         self.write_own(spec.ifindex, &convert::own_addresses(spec).collect())?;
@@ -156,14 +159,21 @@ impl Datapath for EbpfDatapath {
 
     fn sweep(&mut self, each: &mut dyn FnMut(FlowStats)) -> Result<(), DatapathError> {
         let now = monotonic_ns()?;
+        let times = self.slots[usize::from(self.slot() != 0)].switches.idle_times();
         let mut over = Vec::new();
+        let mut used: BTreeMap<u32, u64> = self.endpoints.keys().map(|ifindex| (*ifindex, 0)).collect();
         self.each_flow(|key, flow| {
-            let idle = now.saturating_sub(flow.last_ns) > idle_ns(IpProto(key.proto), &flow);
+            let idle = now.saturating_sub(flow.last_ns) > idle_ns(&times, IpProto(key.proto), &flow);
             let orphan = !self.endpoints.contains_key(&key.ifindex);
             let state = if idle || orphan {
                 over.push(key);
                 FlowState::Closed
             } else {
+                if flow.opened() == Direction::Egress
+                    && let Some(used) = used.get_mut(&key.ifindex)
+                {
+                    *used += 1;
+                }
                 convert::state_of(&flow)
             };
             each(convert::flow_stats(&key, &flow, state));
@@ -172,7 +182,7 @@ impl Datapath for EbpfDatapath {
             absent_is_fine(self.maps.flows.remove(&key.to_bytes()), "remove a flow")?;
         }
         self.gone.clear();
-        Ok(())
+        self.write_shares(&used, now)
     }
 
     fn status(&mut self) -> Result<DatapathStatus, DatapathError> {

@@ -1,9 +1,10 @@
 //! Endpoints in the tables: taking up, writing, forgetting.
 
-use std::collections::BTreeSet;
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aya::maps::MapError;
-use nv_dp_common::layout::{COUNTER_WORDS, EndpointValue, LocalView, OwnKey, STATE_EPOCH};
+use nv_dp_common::layout::{COUNTER_WORDS, EndpointValue, LocalView, OwnKey, STATE_EPOCH, ShareCell};
 use nv_types::Direction;
 
 use super::setup::fault;
@@ -100,6 +101,32 @@ impl EbpfDatapath {
             .map_err(|error| fault("switch the epoch", &error))?;
         self.epoch = epoch;
         Ok(())
+    }
+
+    /// How many flows each endpoint has. What begins or ends while they are counted is counted the next time.
+    pub(super) fn write_shares(
+        &mut self,
+        used: &BTreeMap<u32, u64>,
+        now_ns: u64,
+    ) -> Result<(), DatapathError> {
+        for (ifindex, used) in used {
+            if let Some(endpoint) = self.endpoints.get(ifindex) {
+                let index = endpoint.value.index;
+                self.write_share(index, *used, now_ns)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn write_share(&mut self, index: u32, used: u64, now_ns: u64) -> Result<(), DatapathError> {
+        let share = ShareCell {
+            used: Cell::new(used),
+            counted_ns: Cell::new(now_ns),
+        };
+        self.maps
+            .shares
+            .set(index, share.to_bytes(), 0)
+            .map_err(|error| fault("write the share of an endpoint", &error))
     }
 
     /// A place in the counters that no endpoint has; its counts start at zero.

@@ -7,7 +7,7 @@ use aya::maps::{Array, HashMap, IterableMap as _, LpmTrie, Map, MapData, MapErro
 use aya::{Ebpf, Pod};
 use nv_dp_common::layout::{
     AddressData, AddressValue, COUNTER_WORDS, ChainValue, EndpointValue, FlowCell, FlowKeyValue, OwnKey,
-    PairKey, PortData, SLOT_BIT, Switches,
+    PairKey, PortData, SLOT_BIT, ShareCell, Switches,
 };
 
 use super::setup::fault;
@@ -19,6 +19,7 @@ use crate::slot::{Capacity, SlotTables};
 pub(crate) struct Maps {
     pub(crate) state: Array<MapData, u32>,
     pub(crate) switches: Array<MapData, [u8; size_of::<Switches>()]>,
+    pub(crate) shares: Array<MapData, [u8; size_of::<ShareCell>()]>,
     pub(crate) endpoints: HashMap<MapData, u32, [u8; size_of::<EndpointValue>()]>,
     pub(crate) own: HashMap<MapData, [u8; size_of::<OwnKey>()], u32>,
     pub(crate) counters: PerCpuArray<MapData, [u64; COUNTER_WORDS]>,
@@ -46,6 +47,7 @@ impl Maps {
         Ok(Self {
             state: take(ebpf, "NV_STATE")?,
             switches: take(ebpf, "NV_SWITCHES")?,
+            shares: take(ebpf, "NV_SHARES")?,
             endpoints: take(ebpf, "NV_ENDPOINTS")?,
             own: take(ebpf, "NV_OWN")?,
             counters: take(ebpf, "NV_COUNTERS")?,

@@ -14,8 +14,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aya::Ebpf;
-use aya::programs::{TestRun as _, TestRunOptions};
+use aya::programs::{TestRun as _, TestRunOptions, TestRunResult};
 use nv_dp_common::ABI_VERSION;
+use nv_dp_common::ANSWER_ROOM;
 use nv_dp_common::layout::{EndpointValue, STATE_ABI, STATE_EPOCH};
 use nv_types::Direction;
 
@@ -27,6 +28,10 @@ use crate::slot::{Capacity, SlotTables};
 use crate::{DatapathError, EndpointSpec};
 
 pub use self::hook::HookChoice;
+
+/// Verdicts of a program (linux/pkt_cls.h): drop it, and send it elsewhere.
+const SHOT: u32 = 2;
+const REDIRECT: u32 = 7;
 
 /// Endpoints that a node can have; the counters are a fixed array.
 const MAX_ENDPOINTS: usize = 1024;
@@ -161,6 +166,23 @@ impl EbpfDatapath {
             .map(|(passes, _)| passes)
     }
 
+    /// As [`EbpfDatapath::run_frame`], with the frame that its sender gets in answer, if it gets one.
+    ///
+    /// # Errors
+    /// When the kernel refuses to run it.
+    pub fn answer_frame(
+        &mut self,
+        ifindex: u32,
+        direction: Direction,
+        frame: &[u8],
+    ) -> Result<(bool, Option<Vec<u8>>), DatapathError> {
+        let mut out = vec![0; frame.len().max(ANSWER_ROOM)];
+        let result = self.test_run(ifindex, direction, frame, 1, Some(&mut out))?;
+        let answered = result.return_value == REDIRECT;
+        out.truncate(usize::try_from(result.data_size_out).unwrap_or(0));
+        Ok((!answered && result.return_value != SHOT, answered.then_some(out)))
+    }
+
     /// As [`EbpfDatapath::run_frame`], `times` in a row (at least once); also gives the mean time of one run.
     ///
     /// # Errors
@@ -172,6 +194,18 @@ impl EbpfDatapath {
         frame: &[u8],
         times: u32,
     ) -> Result<(bool, Duration), DatapathError> {
+        let result = self.test_run(ifindex, direction, frame, times, None)?;
+        Ok((!matches!(result.return_value, SHOT | REDIRECT), result.duration))
+    }
+
+    fn test_run(
+        &mut self,
+        ifindex: u32,
+        direction: Direction,
+        frame: &[u8],
+        times: u32,
+        out: Option<&mut [u8]>,
+    ) -> Result<TestRunResult, DatapathError> {
         /// Place of `ifindex` in `struct __sk_buff` (linux/bpf.h).
         const IFINDEX: usize = 40;
         let mut context = [0; IFINDEX + 4];
@@ -182,14 +216,14 @@ impl EbpfDatapath {
         };
         let options = TestRunOptions {
             data_in: Some(frame),
+            data_out: out,
             ctx_in: Some(&context),
             repeat: times.max(1),
             ..TestRunOptions::default()
         };
-        let result = classifier(&mut self.ebpf, program)?
+        classifier(&mut self.ebpf, program)?
             .test_run(options)
-            .map_err(|error| fault(&format!("run program {program}"), &error))?;
-        Ok((result.return_value != 2, result.duration)) // TC_ACT_SHOT
+            .map_err(|error| fault(&format!("run program {program}"), &error))
     }
 
     /// Instructions that the verifier walked through, by program: the early sign of one that an older kernel refuses.

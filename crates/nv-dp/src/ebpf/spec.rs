@@ -6,7 +6,7 @@ use crate::{DatapathError, EndpointSpec, convert};
 
 /// Size of the block.
 pub(crate) const SPEC_BYTES: usize = 1024;
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const NAME: usize = 64;
 
 /// Writes one field after the other.
@@ -47,7 +47,7 @@ fn write(writer: &mut Writer, spec: &EndpointSpec) -> Option<()> {
     writer.put(&[VERSION])?;
     writer.put_text(spec.name.get(..NAME).unwrap_or(&spec.name))?;
     writer.put_text(spec.workload.as_ref().map_or("", WorkloadId::as_str))?;
-    writer.put(&[u8::from(spec.mac.is_some())])?;
+    writer.put(&[u8::from(spec.mac.is_some()), u8::from(spec.quarantine)])?;
     writer.put(&spec.mac.map_or([0; 6], |mac| mac.0))?;
     writer.put(&u16::try_from(spec.addresses.len()).ok()?.to_le_bytes())?;
     for addr in &spec.addresses {
@@ -85,7 +85,7 @@ pub(crate) fn decode(ifindex: u32, bytes: &[u8; SPEC_BYTES]) -> Option<EndpointS
         "" => None,
         id => Some(WorkloadId::try_new(id).ok()?),
     };
-    let [has_mac] = reader.take::<1>()?;
+    let [has_mac, quarantine] = reader.take::<2>()?;
     let mac = reader.take::<6>()?;
     let count = u16::from_le_bytes(reader.take()?);
     let addresses = (0..count)
@@ -97,6 +97,7 @@ pub(crate) fn decode(ifindex: u32, bytes: &[u8; SPEC_BYTES]) -> Option<EndpointS
         workload,
         mac: (has_mac != 0).then_some(MacAddr(mac)),
         addresses,
+        quarantine: quarantine != 0,
     })
 }
 
@@ -112,11 +113,13 @@ mod tests {
             workload: Some(WorkloadId::try_new("netns:web").unwrap()),
             mac: Some(MacAddr([2, 0, 0, 0, 0, 1])),
             addresses: vec!["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
+            quarantine: true,
         };
         let bare = EndpointSpec {
             workload: None,
             mac: None,
             addresses: vec![],
+            quarantine: false,
             ..full.clone()
         };
         for spec in [full.clone(), bare] {

@@ -68,6 +68,34 @@ impl Bench {
         }
     }
 
+    /// Whether the frame passes, and what its sender gets in answer.
+    pub fn answer(&mut self, direction: Direction, frame: &[u8]) -> (bool, Option<Vec<u8>>) {
+        match &mut self.backend {
+            Backend::Software(datapath, now) => {
+                *now += 1_000_000;
+                let outcome = datapath.exchange(self.spec.ifindex, direction, frame, *now);
+                let to_sender = outcome.answers.into_iter().find(|(way, _)| *way != direction);
+                (
+                    outcome.verdict != Verdict::Deny,
+                    to_sender.map(|(_, frame)| frame),
+                )
+            }
+            Backend::Kernel(datapath) => datapath
+                .answer_frame(self.spec.ifindex, direction, frame)
+                .unwrap(),
+            Backend::Remote(remote, now) => {
+                *now += 1_000_000;
+                let mut served = remote.served.0.lock().unwrap();
+                let outcome = served.exchange(self.spec.ifindex, direction, frame, *now);
+                let to_sender = outcome.answers.into_iter().find(|(way, _)| *way != direction);
+                (
+                    outcome.verdict != Verdict::Deny,
+                    to_sender.map(|(_, frame)| frame),
+                )
+            }
+        }
+    }
+
     pub fn send(&mut self, frame: &[u8]) -> bool {
         self.pass(Direction::Egress, frame)
     }

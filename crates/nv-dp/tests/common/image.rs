@@ -35,6 +35,7 @@ pub fn config() -> DatapathConfig {
         unknown: Verdict::Allow,
         failsafe_ports: vec![],
         failsafe_addresses: vec![],
+        ..DatapathConfig::default()
     }
 }
 
@@ -49,6 +50,7 @@ pub fn endpoint(ifindex: u32, name: &str, addresses: &[&str]) -> EndpointSpec {
         workload: Some(workload("web")),
         mac: None,
         addresses: addresses.iter().map(|addr| addr.parse().unwrap()).collect(),
+        quarantine: false,
     }
 }
 

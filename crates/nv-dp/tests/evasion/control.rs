@@ -60,6 +60,7 @@ fn first_packets(act: &mut Act<'_>) {
             workload: None,
             mac: None,
             addresses: vec![],
+            quarantine: false,
         });
     }
     let (from, to) = act.ends(Who::Friend);
@@ -222,6 +223,9 @@ fn exhaustion(act: &mut Act<'_>) {
     }
     let (_, to) = act.ends(Who::Friend);
     let noisy = act.addr(Who::Stranger);
+    // The fence's own flow is there before, and goes on.
+    act.town
+        .deliver(false, [0xfd; 6], &[], |wire, frame| wire.send(frame));
     // The fence's port is allowed, so that each of these is a flow.
     for volley in 0..3_u16 {
         let frames: Vec<_> = (0..2000_u16)

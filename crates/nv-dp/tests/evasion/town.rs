@@ -389,6 +389,7 @@ pub fn spec(ifindex: u32, name: &str, mac: Mac, who: Who) -> EndpointSpec {
         workload: Some(workload(name)),
         mac: Some(MacAddr(mac)),
         addresses: vec![address(who, false), address(who, true)],
+        quarantine: false,
     }
 }
 

@@ -155,6 +155,7 @@ impl Stage {
                     workload: Some(workload.id.clone()),
                     mac: interface.mac,
                     addresses: interface.addresses.iter().map(|(address, _)| *address).collect(),
+                    quarantine: false,
                 });
             }
         }
@@ -166,6 +167,7 @@ impl Stage {
             unknown: Verdict::Allow,
             failsafe_ports: Vec::new(),
             failsafe_addresses: Vec::new(),
+            ..DatapathConfig::default()
         };
         let replay = Replay::new(&compiler.image(), &config, &endpoints).map_err(datapath)?;
         Ok(Self { replay, names })
