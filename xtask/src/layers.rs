@@ -32,7 +32,15 @@ fn allowed(package: &str) -> Option<&'static [&'static str]> {
         "nv-policy" | "nv-runtime" | "nv-store" | "nv-capture" | "nv-dp-common" | "nv-api" => &["nv-types"],
         "nv-dp" => &["nv-types", "nv-dp-common"],
         "nv-agent-core" | "nv-controller-core" => &["nv-types", "nv-policy"],
-        "nvctl" => &["nv-types", "nv-policy", "nv-api", "nv-lab"],
+        "nvctl" => &[
+            "nv-types",
+            "nv-policy",
+            "nv-api",
+            "nv-lab",
+            "nv-capture",
+            "nv-dp",
+            "nv-dp-common",
+        ],
         "nv-controller" => &[
             "nv-types",
             "nv-api",
