@@ -264,8 +264,9 @@ pub enum ConfigCommand {
     /// Make a context or change one: what is not named stays.
     #[command(
         after_help = "The settings are the options --server, --ca, --token-file and --insecure; the environment is not looked at.\n\
-                            To take one away, delete the context and make it anew.\n\n\
-                            Example: nvctl config set-context lab --server https://10.0.0.5:10443 --ca lab.pem --use"
+                            --unset takes one away.\n\n\
+                            Examples:\n  nvctl config set-context lab --server https://10.0.0.5:10443 --ca lab.pem --use\n  \
+                            nvctl config set-context lab --unset ca --unset insecure"
     )]
     SetContext {
         /// Letters, digits, '.', '_' and '-'.
@@ -273,12 +274,26 @@ pub enum ConfigCommand {
         /// Let it count from now on.
         #[arg(long = "use")]
         switch: bool,
+        /// Take a setting away: what holds without it counts again.
+        #[arg(long, value_enum, value_name = "SETTING")]
+        unset: Vec<Unset>,
     },
     /// Forget a context and its session's token.
     DeleteContext {
         /// Context.
         name: String,
     },
+}
+
+/// Settings of a context that it can be without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Unset {
+    /// The CA's file.
+    Ca,
+    /// That the controller's certificate is not checked.
+    Insecure,
+    /// The token's file: the context has one of its own again.
+    TokenFile,
 }
 
 /// What `describe` knows.

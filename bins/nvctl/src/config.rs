@@ -145,6 +145,18 @@ impl Config {
         })
     }
 
+    /// For commands that ask no controller: without a file, a context or a token.
+    pub(crate) fn none() -> Self {
+        Self {
+            file: None,
+            context: None,
+            server: (DEFAULT_SERVER.to_owned(), by_default()),
+            ca: None,
+            insecure: (false, by_default()),
+            token_file: (PathBuf::new(), by_default()),
+        }
+    }
+
     /// The session token, if there is one.
     pub(crate) fn token(&self) -> Result<String, CtlError> {
         let file = &self.token_file.0;

@@ -185,6 +185,30 @@ fn contexts_are_made_chosen_listed_and_deleted() {
     // What is not named stays.
     home.ok(&["config", "set-context", "lab", "--server", "https://lab:2"]);
     assert_eq!(home.setting("insecure", &["--context", "lab"], &[]).0, "true");
+    // A setting is taken away again, and only that one.
+    home.ok(&[
+        "config",
+        "set-context",
+        "lab",
+        "--unset",
+        "insecure",
+        "--unset",
+        "ca",
+    ]);
+    assert_eq!(home.setting("insecure", &["--context", "lab"], &[]).0, "false");
+    assert_eq!(
+        home.setting("server", &["--context", "lab"], &[]).0,
+        "https://lab:2"
+    );
+    let (code, _, err) = home.run(&[
+        "config",
+        "set-context",
+        "lab",
+        "--unset",
+        "insecure",
+        "--insecure",
+    ]);
+    assert!(code == 2 && err.contains("contradict"), "{code} {err}");
 
     for args in [
         &["config", "use-context", "nowhere"][..],

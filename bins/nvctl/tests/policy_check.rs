@@ -35,6 +35,21 @@ fn sample(name: &str) -> PathBuf {
 }
 
 #[test]
+fn a_broken_configuration_does_not_stop_what_needs_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("config.toml");
+    std::fs::write(&config, "not a configuration").unwrap();
+    let config = config.to_str().unwrap();
+    let shop = sample("shop.yaml");
+    let args = ["--config-file", config, "policy", "check", shop.to_str().unwrap()];
+    let (code, out, err) = nvctl(NOBODY, &args);
+    assert_eq!(code, 0, "{out}{err}");
+    assert!(err.contains("not needed here") && err.contains("line 1"), "{err}");
+    let (code, _, err) = nvctl(NOBODY, &["--config-file", config, "get", "rules"]);
+    assert!(code != 0 && err.contains("line 1"), "{code} {err}");
+}
+
+#[test]
 fn findings_have_a_line_a_column_and_a_level() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("p.yaml");

@@ -63,6 +63,13 @@ pub enum Diagnostic {
         /// Earlier rules that match all that it does, the first few.
         by: Vec<RuleId>,
     },
+    /// A rule that matches nobody at present ([`review`](crate::review)).
+    Idle {
+        /// Rule.
+        rule: RuleId,
+        /// The group that holds nobody.
+        name: GroupName,
+    },
     /// A rule of which an earlier one takes a part and decides otherwise ([`review`](crate::review)).
     Conflict {
         /// Rule.
@@ -81,6 +88,7 @@ impl Diagnostic {
             Self::UnknownGroup { rule, .. }
             | Self::Refused { rule, .. }
             | Self::Shadowed { rule, .. }
+            | Self::Idle { rule, .. }
             | Self::Conflict { rule, .. } => Some(*rule),
         }
     }
@@ -88,7 +96,7 @@ impl Diagnostic {
     /// Whether something does not do what it says; otherwise it is only worth knowing.
     #[must_use]
     pub const fn is_fault(&self) -> bool {
-        !matches!(self, Self::Conflict { .. })
+        !matches!(self, Self::Conflict { .. } | Self::Idle { .. })
     }
 }
 
@@ -115,6 +123,12 @@ impl std::fmt::Display for Diagnostic {
                     list(many)
                 ),
             },
+            Self::Idle { rule, name } => {
+                write!(
+                    f,
+                    "rule {rule} matches nobody at present: group '{name}' is empty"
+                )
+            }
             Self::Conflict { rule, with } => match with.as_slice() {
                 [one] => write!(
                     f,

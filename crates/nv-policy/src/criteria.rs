@@ -166,6 +166,33 @@ impl Selector {
         Some((key.as_str(), values.collect()))
     }
 
+    /// Whether every workload that this one picks is picked by the other too, as far as exact values show it: `false` also means that
+    /// they do not.
+    pub(crate) fn is_within(&self, other: &Self) -> bool {
+        let literals = |bucket: &Bucket| -> Option<Vec<String>> {
+            let texts = bucket.positive.iter().map(|test| match test {
+                Test::Glob(text) if !text.contains(['*', '?']) => Some(text.clone()),
+                _ => None,
+            });
+            texts
+                .collect::<Option<Vec<_>>>()
+                .filter(|texts| !texts.is_empty())
+        };
+        let holds = |(key, theirs): (&String, &Bucket)| {
+            let Some(texts) = self.buckets.get(key).and_then(literals) else {
+                return false;
+            };
+            texts.iter().all(|text| {
+                (theirs.positive.is_empty() || theirs.positive.iter().any(|test| test.holds(text)))
+                    && !theirs.negative.iter().any(|test| test.holds(text))
+            })
+        };
+        self.addresses.is_none()
+            && other.addresses.is_none()
+            && !other.buckets.is_empty()
+            && other.buckets.iter().all(holds)
+    }
+
     /// Whether the workload is a member.
     #[must_use]
     pub fn matches(&self, workload: &Workload) -> bool {

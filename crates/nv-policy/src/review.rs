@@ -1,15 +1,20 @@
 //! Rules that can never match, and rules that contradict one before them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use nv_types::{Action, Application, GroupKind, GroupName, Rule, RuleId, reserved};
+use nv_types::{Action, Application, GroupKind, GroupName, IpPrefix, Rule, RuleId, reserved};
 
 use crate::compile::Diagnostic;
+use crate::group::{Body, read};
 use crate::input::PolicyInput;
+use crate::party::{Book, is_present};
 use crate::space::PortSpace;
 
 /// Most rules that one diagnostic names.
 const MAX_NAMED: usize = 8;
+
+/// Most groups that others are compared with, to see which hold them.
+const MAX_WIDE: usize = 1000;
 
 /// Rules between two groups, in the order in which they are tried.
 #[derive(Default)]
@@ -26,27 +31,33 @@ struct Before<'a> {
 /// Looks at every rule that is enabled and whose groups are there. [`Diagnostic::Shadowed`]: whatever workloads come, earlier rules
 /// match all that it does. [`Diagnostic::Conflict`]: an earlier rule of the other action takes a part of it.
 ///
-/// A rule is compared with those of the same groups and with those of `containers`, which holds every workload; that other groups may
-/// hold each other by their criteria is not looked at, so a rule that is not named may still be shadowed. Diagnostics are in the order
-/// in which rules are tried.
+/// A rule is compared with those of the same groups, with those of `containers`, which holds every workload, and with those of groups
+/// that hold all of its groups as exact values of their criteria, or their prefixes, show; what globs, expressions and names hold is not
+/// compared, so a rule that is not named may still be shadowed. [`Diagnostic::Idle`]: one of its groups holds nobody at present; only
+/// told where there are workloads at all. Diagnostics are in the order in which rules are tried.
 #[must_use]
 pub fn review(input: &PolicyInput) -> Vec<Diagnostic> {
     let icmp_policy = input.settings.icmp_policy;
     let mut seen: BTreeMap<(&GroupName, &GroupName), Before<'_>> = BTreeMap::new();
     let mut found = Vec::new();
-    let containers = GroupName::try_new(reserved::CONTAINERS).ok();
-    let wider = |group: &GroupName| -> Option<GroupName> {
-        let kind = input.groups.get(group)?.kind;
-        (kind == GroupKind::Container).then(|| containers.clone())?
-    };
+    let wider = wider(input);
+    let populated = populated(input);
     for rule in input.ordered_rules().filter(|rule| !rule.disable) {
         let space = PortSpace::of(&rule.ports, icmp_policy);
-        let ends = |group: &GroupName| [Some(group.clone()), wider(group)];
+        let ends = |group: &GroupName| -> Vec<GroupName> {
+            let others = wider.get(group).into_iter().flatten();
+            std::iter::once(group).chain(others).cloned().collect()
+        };
         let (from, to) = (ends(&rule.from), ends(&rule.to));
-        let pairs = from
-            .iter()
-            .flatten()
-            .flat_map(|from| to.iter().flatten().map(move |to| (from, to)));
+        let pairs = from.iter().flat_map(|from| to.iter().map(move |to| (from, to)));
+        if let Some(populated) = &populated {
+            let idle = [&rule.from, &rule.to].into_iter();
+            let idle = idle.filter(|group| is_known(input, group) && !populated.contains(*group));
+            found.extend(idle.take(1).map(|group| Diagnostic::Idle {
+                rule: rule.id,
+                name: group.clone(),
+            }));
+        }
         let before: Vec<_> = pairs.filter_map(|pair| seen.get(&pair)).collect();
         if is_shadowed(rule, &space, &before) {
             let by = meeting(rule, &space, &before, None);
@@ -72,6 +83,81 @@ pub fn review(input: &PolicyInput) -> Vec<Diagnostic> {
         }
         entry.by_action[action(rule)].add_all(&space);
         entry.rules.push((rule, space));
+    }
+    found
+}
+
+fn is_known(input: &PolicyInput, group: &GroupName) -> bool {
+    input.groups.contains_key(group) || reserved::ALL.contains(&group.as_str())
+}
+
+/// Groups that hold somebody now; `None` where there are no workloads to go by.
+fn populated(input: &PolicyInput) -> Option<BTreeSet<GroupName>> {
+    let book = Book::new(input);
+    let present: Vec<_> = input
+        .workloads
+        .values()
+        .filter(|workload| is_present(workload))
+        .collect();
+    if present.is_empty() {
+        return None;
+    }
+    let mut found: BTreeSet<GroupName> = present
+        .into_iter()
+        .flat_map(|workload| book.workload(workload).groups)
+        .collect();
+    // Outside there is always somebody; who comes in by an ingress is not known here.
+    let outside = [reserved::EXTERNAL, reserved::NODES, reserved::INGRESS];
+    found.extend(outside.iter().filter_map(|name| GroupName::try_new(*name).ok()));
+    for group in input
+        .groups
+        .values()
+        .filter(|group| group.kind == GroupKind::Address)
+    {
+        if let Body::Addresses(own) = read(group, input).0
+            && !(own.prefixes.is_empty() && own.named.is_empty())
+        {
+            found.insert(group.name.clone());
+        }
+    }
+    Some(found)
+}
+
+/// Of every group those that hold all that it does: [`Selector::is_within`](crate::Selector), or all of its prefixes.
+fn wider(input: &PolicyInput) -> BTreeMap<GroupName, Vec<GroupName>> {
+    let bodies: Vec<_> = input
+        .groups
+        .values()
+        .map(|group| (group, read(group, input).0))
+        .collect();
+    let containers = GroupName::try_new(reserved::CONTAINERS).ok();
+    // The group of a service holds nothing but the service: it can only be held.
+    let wide: Vec<_> = bodies
+        .iter()
+        .filter(|(group, _)| !group.is_service())
+        .take(MAX_WIDE)
+        .collect();
+    let mut found = BTreeMap::new();
+    for (group, body) in &bodies {
+        let holds = |other: &Body| match (body, other) {
+            (Body::Workloads(own), Body::Workloads(other)) => own.is_within(other),
+            (Body::Addresses(own), Body::Addresses(other)) => {
+                own.patterns.is_empty()
+                    && own.prefixes.iter().all(|own| {
+                        let within = |wide: &IpPrefix| wide.len <= own.len && wide.contains(own.addr);
+                        other.prefixes.iter().any(within)
+                    })
+            }
+            _ => false,
+        };
+        let others = wide
+            .iter()
+            .filter(|(other, body)| other.name != group.name && holds(body));
+        let mut names: Vec<_> = others.map(|(other, _)| other.name.clone()).collect();
+        if matches!(body, Body::Workloads(_)) {
+            names.extend(containers.clone());
+        }
+        found.insert(group.name.clone(), names);
     }
     found
 }
@@ -192,6 +278,73 @@ mod tests {
             found,
             ["rule 2 holds in part only: rule 1 comes first and decides otherwise where they meet"]
         );
+    }
+
+    fn user_group(name: &str, kind: GroupKind, criteria: &[(&str, &str)]) -> nv_types::Group {
+        let criterion = |(key, value): &(&str, &str)| crate::criteria::tests::criterion(key, "=", value);
+        nv_types::Group {
+            name: name.parse().unwrap(),
+            kind,
+            origin: Some(nv_types::Tier::User),
+            comment: String::new(),
+            domain: String::new(),
+            criteria: criteria.iter().map(criterion).collect(),
+        }
+    }
+
+    #[test]
+    fn groups_that_hold_a_rules_groups_shadow_it() {
+        let mut input = input(&[
+            (1, "shop", "net", "tcp/80", Allow, &[]),
+            (2, "web", "host", "tcp/80", Allow, &[]),
+            (3, "app-or-web", "host", "tcp/80", Allow, &[]),
+            (4, "net", "web", "tcp/80", Deny, &[]),
+            (5, "host", "shop", "tcp/80", Allow, &[]),
+        ]);
+        for group in [
+            user_group("shop", GroupKind::Container, &[("team", "s*")]),
+            user_group("web", GroupKind::Container, &[("app", "web"), ("team", "shop")]),
+            user_group(
+                "app-or-web",
+                GroupKind::Container,
+                &[("app", "web"), ("app", "app")],
+            ),
+            user_group("net", GroupKind::Address, &[("address", "192.0.2.0/24")]),
+            user_group("host", GroupKind::Address, &[("address", "192.0.2.7")]),
+        ] {
+            input.groups.insert(group.name.clone(), group);
+        }
+        assert_eq!(
+            words(&input),
+            ["rule 2 can never match: rule 1 comes first and matches all that it does"]
+        );
+    }
+
+    #[test]
+    fn a_rule_that_matches_nobody_at_present_is_told_where_there_is_somebody() {
+        let mut input = input(&[
+            (1, "nv.a", "nv.b", "tcp/80", Allow, &[]),
+            (2, "nv.a", "names", "tcp/443", Allow, &[]),
+            (3, "nv.a", "external", "tcp/443", Allow, &[]),
+        ]);
+        let names = user_group("names", GroupKind::Address, &[("address", "*.example.com")]);
+        input.groups.insert(names.name.clone(), names);
+        assert_eq!(words(&input), [""; 0], "without workloads nothing can be said");
+        let workload = crate::input::tests::workload("a", "n1", "10.0.0.2");
+        input.workloads.insert(workload.id.clone(), workload);
+        assert_eq!(
+            words(&input),
+            [
+                "rule 1 matches nobody at present: group 'nv.b' is empty",
+                "rule 2 matches nobody at present: group 'names' is empty"
+            ]
+        );
+        assert!(review(&input).iter().all(|found| !found.is_fault()));
+        input
+            .names
+            .put("n1", "a.example.com", &["198.51.100.1".parse().unwrap()].into())
+            .unwrap();
+        assert_eq!(words(&input).len(), 1);
     }
 
     #[test]

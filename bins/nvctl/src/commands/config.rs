@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::cli::{ConfigCommand, Format, Global};
+use crate::cli::{ConfigCommand, Format, Global, Unset};
 use crate::config::{self, Config, Given, check_server, token_file};
 use crate::contexts::{Contexts, Entry, check_name};
 use crate::error::{CtlError, EXIT_OK};
@@ -31,7 +31,7 @@ pub(super) fn run(
                 note("--context or NV_CONTEXT is set, and still counts first");
             }
         }
-        ConfigCommand::SetContext { name, switch } => set(global, given, &name, switch)?,
+        ConfigCommand::SetContext { name, switch, unset } => set(global, given, &name, switch, &unset)?,
         ConfigCommand::DeleteContext { name } => delete(global, given, &name)?,
     }
     Ok(EXIT_OK)
@@ -83,7 +83,7 @@ fn list(global: &Global, given: Given, output: &Output) -> Result<(), CtlError> 
     output.list(&json!({ "contexts": rows }), "contexts", &table::CONTEXTS)
 }
 
-fn set(global: &Global, given: Given, name: &str, switch: bool) -> Result<(), CtlError> {
+fn set(global: &Global, given: Given, name: &str, switch: bool, unset: &[Unset]) -> Result<(), CtlError> {
     check_name(name)?;
     let (file, mut contexts) = read(global, given)?;
     let is_new = !contexts.contexts.contains_key(name);
@@ -102,6 +102,23 @@ fn set(global: &Global, given: Given, name: &str, switch: bool) -> Result<(), Ct
             )));
         }
         None => {}
+    }
+    for setting in unset {
+        let (named, word) = match setting {
+            Unset::Ca => (ca.is_some(), "ca"),
+            Unset::Insecure => (given.insecure && global.insecure, "insecure"),
+            Unset::TokenFile => (token_file.is_some(), "token-file"),
+        };
+        if named {
+            return Err(CtlError::Usage(format!(
+                "--{word} and --unset {word} contradict each other"
+            )));
+        }
+        match setting {
+            Unset::Ca => entry.ca = None,
+            Unset::Insecure => entry.insecure = false,
+            Unset::TokenFile => entry.token_file = None,
+        }
     }
     if let Some(ca) = ca {
         entry.ca = Some(absolute(ca)?);

@@ -51,8 +51,17 @@ pub(crate) async fn run(cli: Cli, given: Given) -> Result<u8, CtlError> {
         }
         _ => {}
     }
+    let config = match Config::new(&cli.global, given) {
+        Err(error) if is_offline(&cli.command) => {
+            note(&format!(
+                "the configuration cannot be used; it is not needed here: {error}"
+            ));
+            Config::none()
+        }
+        read => read?,
+    };
     let context = Context {
-        config: Config::new(&cli.global, given)?,
+        config,
         output,
         no_input: cli.global.no_input,
     };
@@ -102,6 +111,19 @@ pub(crate) async fn run(cli: Cli, given: Given) -> Result<u8, CtlError> {
         Command::Connectivity(command) => connectivity::run(&context, command).await,
         // Done above.
         Command::Completion { .. } | Command::Config { .. } => Ok(EXIT_OK),
+    }
+}
+
+/// Whether the command asks no controller.
+const fn is_offline(command: &Command) -> bool {
+    use policy::PolicyCommand::{Check, Diff, Replay, Test};
+    match command {
+        Command::Policy(Check { .. } | Test { .. }) => true,
+        Command::Policy(Diff { against, .. }) => against.is_some(),
+        Command::Policy(Replay {
+            policy, workloads, ..
+        }) => !policy.is_empty() && workloads.is_some(),
+        _ => false,
     }
 }
 

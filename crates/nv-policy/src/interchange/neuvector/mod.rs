@@ -3,6 +3,24 @@
 //! What NeuVector means differently is noted on import and on export alike: it takes any one of several label keys (here all must hold), it takes
 //! positive and negative criteria of one key as alternatives, a missing label never satisfies `!=` there. Its `service` criterion
 //! holds the domain (`web.shop`), ours does not; it is rewritten where the group has exactly one domain.
+//!
+//! Every difference of meaning, and what an import does about it:
+//!
+//! | topic | NeuVector | here | import |
+//! | --- | --- | --- | --- |
+//! | bare port `80` | TCP | TCP | nothing to do |
+//! | different label keys | any of them | all of them | noted (changed) |
+//! | positive and negative criteria of one key | alternatives | both must hold | noted (changed) |
+//! | missing label with `!=` | no member | member | noted (changed) |
+//! | `service` with its domain at the end | yes | no | rewritten, or noted where it cannot be |
+//! | `any` and ICMP, unmatched ICMP | let pass unless `enable_icmp_policy` | judged (setting `icmp_policy`) | noted with the mode (Protect) |
+//! | link-local addresses | always pass | judged | noted with the mode (Protect) |
+//! | user and learned rules | one list | learned ones last | objects have no learned rules; order is kept by priority |
+//! | contention | the less strict mode by default | setting `contention` | not in the objects; `/v2/system/config` takes `strict_group_mode` |
+//! | deny on `nodes`, `Host:` | only reported | can block | noted (changed) |
+//! | DNS names, `vh:` | resolved in the datapath; `vh:` by Host or SNI | by the addresses that are told; internal answers need `internal_names`; `vh:` by address | kept; diagnostics of the group say it |
+//! | boundary of a namespace | also before rules of users | learned rules only | a namespace's label is read; not in the objects |
+//! | process and file rules, DLP, WAF, sensors | there | not there | noted (lost) |
 
 mod read;
 mod write;
