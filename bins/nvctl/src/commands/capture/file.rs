@@ -34,12 +34,12 @@ fn classify(proto: IpProto, bytes: &[u8], from_client: bool) -> Option<Applicati
     let mut window = [0; WINDOW];
     let length = bytes.len().min(WINDOW);
     window.get_mut(..length)?.copy_from_slice(bytes.get(..length)?);
-    let payload = Payload {
+    let mut payload = Payload {
         bytes: window,
         len: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
         from_client,
     };
-    identify(proto, &payload, &SlicePacket(bytes), 0)
+    identify(proto, &mut payload, &SlicePacket(bytes), 0)
 }
 
 fn read(file: &Path, filter: Option<&str>) -> Result<Story, CtlError> {
