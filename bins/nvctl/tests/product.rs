@@ -619,6 +619,155 @@ fn a_capture_is_started_listed_stopped_and_fetched() {
     assert!(err.contains("nobody"), "{err}");
 }
 
+#[test]
+fn captures_are_filtered_followed_and_told_of() {
+    if !is_root("captures_are_filtered_followed_and_told_of") {
+        return;
+    }
+    let product = Product::start('f');
+    product.login();
+    let lab = product.lab(205);
+    let (web, app) = (product.host(&lab, "web"), product.host(&lab, "app"));
+    let _servers = (Server::start(app, 8080), Server::start(app, 9090));
+    let (code, _, err) = product.run(&["capture", "start", "app", "--filter", "tcp prot 80"]);
+    assert!(code != 0 && err.contains("column 5"), "{err}");
+    let (code, _, err) = product.run(&["capture", "start", "--group", "nobody"]);
+    assert!(code == 1 && err.contains("nobody"), "{err}");
+
+    // Words of nv are judged at the node, and one workload's captures do not disturb each other.
+    let by_port = product
+        .ok(&["capture", "start", "app", "--filter", "tcp port 8080"])
+        .trim()
+        .to_owned();
+    let by_name = product
+        .ok(&[
+            "capture",
+            "start",
+            "--service",
+            "app",
+            "--filter",
+            "src workload web and tcp",
+        ])
+        .trim()
+        .to_owned();
+    let none = product
+        .ok(&[
+            "capture",
+            "start",
+            "--from",
+            "web",
+            "--to",
+            "app",
+            "--verdict",
+            "deny",
+        ])
+        .trim()
+        .to_owned();
+    // Both ends of the same conversation, live, as one file.
+    let live = product.file("live.pcapng");
+    let mut follower = product
+        .command(&[
+            "capture",
+            "follow",
+            "web",
+            "app",
+            "--filter",
+            "tcp port 8080",
+            "--duration",
+            "4",
+            "-w",
+            live.to_str().unwrap(),
+        ])
+        .spawn()
+        .unwrap();
+    wait_for("packets of both ends", || {
+        assert!(reaches(web, app, 8080) && reaches(web, app, 9090));
+        let bytes = std::fs::read(&live).ok()?;
+        let names: std::collections::BTreeSet<_> = nv_capture::PacketReader::new(bytes.as_slice())
+            .ok()?
+            .map_while(Result::ok)
+            .filter_map(|packet| Some(packet.interface?.name.split('/').next()?.to_owned()))
+            .collect();
+        (names.len() == 2).then_some(())
+    });
+    assert!(follower.wait().unwrap().success());
+    let merged: Vec<_> = nv_capture::PacketReader::new(std::fs::File::open(&live).unwrap())
+        .unwrap()
+        .map(|packet| packet.unwrap().timestamp)
+        .collect();
+    assert!(merged.is_sorted(), "one stream in the order of time");
+    assert!(
+        !product.ok(&["capture", "list", "web"]).contains("web"),
+        "what was followed is not kept"
+    );
+
+    let fetch = |id: &str, name: &str| {
+        product.ok(&["capture", "stop", id]);
+        let file = product.file(name);
+        product.ok(&["capture", "download", id, "-w", file.to_str().unwrap()]);
+        file
+    };
+    let file = fetch(&by_port, "port.pcapng");
+    let flows = product.json(&["capture", "flows", file.to_str().unwrap()]);
+    let flows = flows["flows"].as_array().unwrap();
+    assert!(!flows.is_empty());
+    for flow in flows {
+        assert!(flow["server"].as_str().unwrap().ends_with(":8080"), "{flow}");
+        assert!(
+            flow["rtt_ms"].as_f64().unwrap() < 1000.0 && flow["denied"] == 0,
+            "{flow}"
+        );
+    }
+    let summary = product.json(&["capture", "summary", file.to_str().unwrap(), "--filter", "tcp"]);
+    assert_eq!(summary["conversations"], flows.len());
+    // The flows are told of with their verdict and the workloads' names.
+    let told: Vec<_> = nv_capture::PacketReader::new(std::fs::File::open(&file).unwrap())
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    assert!(
+        told.iter()
+            .any(|packet| packet.verdict == Some(nv_types::Verdict::Allow))
+    );
+    assert!(
+        told.iter()
+            .filter_map(|packet| packet.comment.as_deref())
+            .any(|text| text.contains("allow by"))
+    );
+    let ports = product.json(&[
+        "capture",
+        "flows",
+        fetch(&by_name, "name.pcapng").to_str().unwrap(),
+    ]);
+    let text = ports.to_string();
+    assert!(text.contains(":8080") && text.contains(":9090"), "{text}");
+    assert_eq!(
+        product.json(&[
+            "capture",
+            "summary",
+            fetch(&none, "none.pcapng").to_str().unwrap()
+        ])["packets"],
+        0
+    );
+
+    // A download that broke off goes on.
+    let whole = std::fs::read(&file).unwrap();
+    let again = product.file("again.pcapng");
+    std::fs::write(product.file("again.pcapng.part"), &whole[..whole.len() / 2]).unwrap();
+    product.ok(&[
+        "capture",
+        "download",
+        &by_port,
+        "-w",
+        again.to_str().unwrap(),
+        "--resume",
+    ]);
+    assert_eq!(std::fs::read(&again).unwrap(), whole);
+    for id in [by_port, by_name, none] {
+        product.ok(&["capture", "delete", &id]);
+    }
+}
+
 /// What a self test leaves in the system.
 fn traces(child: &Child) -> Vec<String> {
     let tag = format!("nvct{}", child.id() % 10_000);
