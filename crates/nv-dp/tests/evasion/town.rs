@@ -426,23 +426,28 @@ impl Namespace {
         self.ip(&format!("link set {outside} master br0 up"));
         // Who lies about a MAC must not lead the bridge astray: it sends to every port.
         self.ip(&format!("link set {outside} type bridge_slave learning off"));
-        // A port carries nothing before the bridge has noticed that it is up.
+        // A port carries nothing before the bridge has noticed that it is up, and its other end has a queue.
+        self.await_link(outside, "state forwarding");
+        other.await_link(inside, "state UP");
+    }
+
+    fn await_link(&self, name: &str, state: &str) {
         let start = Instant::now();
         loop {
-            let name = outside.to_owned();
+            let link = name.to_owned();
             let shown = self.run(move || {
                 let output = Command::new("ip")
-                    .args(["-d", "link", "show", &name])
+                    .args(["-d", "link", "show", &link])
                     .output()
                     .unwrap();
                 String::from_utf8_lossy(&output.stdout).into_owned()
             });
-            if shown.contains("state forwarding") && shown.contains("LOWER_UP") {
+            if shown.contains(state) && shown.contains("LOWER_UP") && !shown.contains("qdisc noop ") {
                 return;
             }
             assert!(
                 start.elapsed() < Duration::from_secs(5),
-                "{outside} does not come up: {shown}"
+                "{name} does not come up: {shown}"
             );
             std::thread::sleep(Duration::from_millis(2));
         }
