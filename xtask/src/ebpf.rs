@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, bail};
 use sha2::{Digest as _, Sha256};
 
-use crate::cmd;
+use crate::{cmd, steady};
 
 const TARGET: &str = "bpfel-unknown-none";
 const RUSTC: &str = "/usr/bin/rustc";
@@ -142,8 +142,9 @@ fn compile(root: &Path) -> anyhow::Result<PathBuf> {
         .env("PATH", std::env::join_paths(path)?)
         .env("CARGO_TARGET_DIR", &target)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+        .env("RUSTC_WRAPPER", std::env::current_exe()?)
+        .env(steady::VARIABLE, "1")
         .env_remove("RUSTFLAGS")
-        .env_remove("RUSTC_WRAPPER")
         .env_remove("RUSTUP_TOOLCHAIN");
     cmd::run(&mut cargo)?;
     strip(&target)

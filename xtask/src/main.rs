@@ -6,6 +6,7 @@ mod cmd;
 mod ebpf;
 mod layers;
 mod size;
+mod steady;
 mod test;
 
 use clap::{Parser, Subcommand};
@@ -49,6 +50,9 @@ enum Task {
 }
 
 fn main() -> anyhow::Result<()> {
+    if steady::is_called() {
+        return steady::run();
+    }
     match Cli::parse().task {
         Task::Check => check::run(),
         Task::Test { no_setup, args } => test::run(no_setup, &args),
