@@ -241,6 +241,22 @@ impl Drop for Server {
     }
 }
 
+/// A command that goes on; it ends with the test, also where that fails.
+struct Running(Child);
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        Self(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Whether a greeting comes back.
 fn reaches(from: &Host, to: &Host, port: u16) -> bool {
     let address = SocketAddr::new(IpAddr::V4(to.spec().v4), port);
@@ -529,12 +545,9 @@ fn a_policy_by_file_is_enforced_seen_and_explained() {
     );
 
     // What is seen from now on, as it comes.
-    let mut follower = product
-        .command(&["flows", "--follow", "--last", "1", "--to", "db", "-o", "jsonl"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+    let follow = ["flows", "--follow", "--last", "1", "--to", "db", "-o", "jsonl"];
+    let mut follower = Running::start(product.command(&follow).stdout(Stdio::piped()));
+    let lines = BufReader::new(follower.0.stdout.take().unwrap()).lines();
     let (sender, seen) = std::sync::mpsc::channel();
     let reader = std::thread::spawn(move || {
         for line in lines.map_while(Result::ok) {
@@ -555,8 +568,8 @@ fn a_policy_by_file_is_enforced_seen_and_explained() {
     let flow: Value = serde_json::from_str(&line).unwrap();
     assert_eq!(flow["server_name"], "db", "{line}");
     assert_eq!(flow["port"], "tcp/5432", "{line}");
-    kill(Pid::from_raw(follower.id().cast_signed()), Signal::SIGINT).unwrap();
-    follower.wait().unwrap();
+    kill(Pid::from_raw(follower.0.id().cast_signed()), Signal::SIGINT).unwrap();
+    follower.0.wait().unwrap();
     reader.join().unwrap();
 
     let (code, _, err) = product.run(&["delete", "group", "front", "--yes"]);
@@ -664,21 +677,18 @@ fn captures_are_filtered_followed_and_told_of() {
         .to_owned();
     // Both ends of the same conversation, live, as one file.
     let live = product.file("live.pcapng");
-    let mut follower = product
-        .command(&[
-            "capture",
-            "follow",
-            "web",
-            "app",
-            "--filter",
-            "tcp port 8080",
-            "--duration",
-            "4",
-            "-w",
-            live.to_str().unwrap(),
-        ])
-        .spawn()
-        .unwrap();
+    let mut follower = Running::start(&mut product.command(&[
+        "capture",
+        "follow",
+        "web",
+        "app",
+        "--filter",
+        "tcp port 8080",
+        "--duration",
+        "4",
+        "-w",
+        live.to_str().unwrap(),
+    ]));
     wait_for("packets of both ends", || {
         assert!(reaches(web, app, 8080) && reaches(web, app, 9090));
         let bytes = std::fs::read(&live).ok()?;
@@ -689,7 +699,7 @@ fn captures_are_filtered_followed_and_told_of() {
             .collect();
         (names.len() == 2).then_some(())
     });
-    assert!(follower.wait().unwrap().success());
+    assert!(follower.0.wait().unwrap().success());
     let merged: Vec<_> = nv_capture::PacketReader::new(std::fs::File::open(&live).unwrap())
         .unwrap()
         .map(|packet| packet.unwrap().timestamp)
