@@ -4,8 +4,6 @@
 
 mod common;
 
-use std::process::Command;
-
 use serde_json::Value;
 
 fn answer(path: &str) -> (&'static str, &'static str) {
@@ -55,25 +53,7 @@ fn answer(path: &str) -> (&'static str, &'static str) {
 }
 
 fn nvctl(server: &str, args: &[&str]) -> (i32, String, String) {
-    let folder = tempfile::tempdir().unwrap();
-    let token = folder.path().join("token");
-    std::fs::write(&token, "secret").unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_nvctl"))
-        .args(args)
-        .env("NV_SERVER", server)
-        .env("NV_TOKEN_FILE", &token)
-        .env("XDG_CONFIG_HOME", folder.path())
-        .env_remove("NV_CA")
-        .env_remove("NV_CONTEXT")
-        .env_remove("NV_CONFIG")
-        .output()
-        .unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (
-        output.status.code().unwrap(),
-        text(output.stdout),
-        text(output.stderr),
-    )
+    common::nvctl(server, "secret", args)
 }
 
 #[test]

@@ -6,7 +6,8 @@
 mod common;
 
 use std::net::TcpListener;
-use std::process::{Command, Output};
+
+use common::nvctl;
 
 const WORKLOADS: &str = r#"{"workloads":[{"id":"0123456789abcdef","name":"web\u001b[31m","interfaces":{}}]}"#;
 const EXPLAIN: &str =
@@ -26,27 +27,6 @@ fn stub() -> String {
             _ => ("404 Not Found", REFUSAL),
         }
     })
-}
-
-fn nvctl(server: &str, token: &str, args: &[&str]) -> (i32, String, String) {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("token");
-    std::fs::write(&file, token).unwrap();
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = Command::new(env!("CARGO_BIN_EXE_nvctl"))
-        .args(args)
-        .env("NV_SERVER", server)
-        .env("NV_TOKEN_FILE", &file)
-        .env("NV_CONFIG", folder.path().join("config.toml"))
-        .env_remove("NV_CONTEXT")
-        .env_remove("NV_CA")
-        .output()
-        .unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (status.code().unwrap(), text(stdout), text(stderr))
 }
 
 #[test]

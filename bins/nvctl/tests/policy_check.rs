@@ -5,25 +5,9 @@
 mod common;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 fn nvctl(server: &str, args: &[&str]) -> (i32, String, String) {
-    let folder = tempfile::tempdir().unwrap();
-    let token = folder.path().join("token");
-    std::fs::write(&token, "secret").unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_nvctl"))
-        .args(args)
-        .env("NV_SERVER", server)
-        .env("NV_TOKEN_FILE", &token)
-        .env_remove("NV_CA")
-        .output()
-        .unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (
-        output.status.code().unwrap(),
-        text(output.stdout),
-        text(output.stderr),
-    )
+    common::nvctl(server, "secret", args)
 }
 
 const NOBODY: &str = "http://127.0.0.1:9";

@@ -4,8 +4,6 @@
 
 mod common;
 
-use std::process::Command;
-
 const GROUPS: &str = r#"{"groups":[
  {"name":"external","comment":"","learned":false,"reserved":true,"domain":"","kind":"external","cfg_type":"system_defined","criteria":[]},
  {"name":"nv.web.shop","comment":"","learned":true,"reserved":false,"policy_mode":"Protect","domain":"shop","kind":"container","cfg_type":"learned",
@@ -25,22 +23,7 @@ fn stub() -> String {
 }
 
 fn nvctl(server: &str, args: &[&str]) -> (i32, String, String) {
-    let folder = tempfile::tempdir().unwrap();
-    let token = folder.path().join("token");
-    std::fs::write(&token, "secret").unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_nvctl"))
-        .args(args)
-        .env("NV_SERVER", server)
-        .env("NV_TOKEN_FILE", &token)
-        .env_remove("NV_CA")
-        .output()
-        .unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (
-        output.status.code().unwrap(),
-        text(output.stdout),
-        text(output.stderr),
-    )
+    common::nvctl(server, "secret", args)
 }
 
 #[test]

@@ -6,7 +6,6 @@ mod common;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep};
 use nv_capture::{
@@ -158,22 +157,9 @@ impl Scene {
     }
 
     fn replay(&self, server: &str, args: &[&str]) -> (i32, String, String) {
-        let token = self.path("token");
-        std::fs::write(&token, "secret").unwrap();
-        let output = Command::new(env!("CARGO_BIN_EXE_nvctl"))
-            .args(["policy", "replay", &self.path("c.pcapng")])
-            .args(args)
-            .env("NV_SERVER", server)
-            .env("NV_TOKEN_FILE", &token)
-            .env_remove("NV_CA")
-            .output()
-            .unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        (
-            output.status.code().unwrap(),
-            text(output.stdout),
-            text(output.stderr),
-        )
+        let capture = self.path("c.pcapng");
+        let args = [&["policy", "replay", &capture], args].concat();
+        common::nvctl(server, "secret", &args)
     }
 
     /// Offline, with the sample policy.

@@ -1,7 +1,10 @@
-//! A stub of the controller.
+//! A stub of the controller, and the program beside it.
+
+#![allow(dead_code, reason = "each test takes what it needs")]
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
+use std::process::Command;
 
 /// Gives every request's head to `answer`, and sends what it says: status line and body. Ends with the test's process.
 pub(crate) fn stub(answer: impl Fn(&str) -> (&'static str, &'static str) + Send + 'static) -> String {
@@ -30,4 +33,26 @@ pub(crate) fn stub(answer: impl Fn(&str) -> (&'static str, &'static str) + Send 
 /// The path that a request's head asks for.
 pub(crate) fn path(head: &str) -> &str {
     head.split_whitespace().nth(1).unwrap_or_default()
+}
+
+/// Runs the program with a token and a configuration of its own: exit code, standard output, standard error.
+pub(crate) fn nvctl(server: &str, token: &str, args: &[&str]) -> (i32, String, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, token).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_nvctl"))
+        .args(args)
+        .env("NV_SERVER", server)
+        .env("NV_TOKEN_FILE", &file)
+        .env("NV_CONFIG", folder.path().join("config.toml"))
+        .env_remove("NV_CONTEXT")
+        .env_remove("NV_CA")
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (
+        output.status.code().unwrap(),
+        text(output.stdout),
+        text(output.stderr),
+    )
 }
