@@ -81,6 +81,7 @@ impl DatapathThread {
             workload: endpoint.spec.workload,
             mac: endpoint.spec.mac,
             addresses: endpoint.spec.addresses,
+            quarantine: endpoint.spec.quarantine,
         });
         let adopted = adopted.collect();
         let (asks, receiver) = std_mpsc::channel();
@@ -195,7 +196,9 @@ impl Worker {
                     unknown: switches.unknown,
                     failsafe_ports: switches.failsafe_ports,
                     failsafe_addresses: switches.failsafe_addresses,
-                    ..DatapathConfig::default()
+                    deny_response: switches.deny_response,
+                    idle: switches.idle,
+                    flow_share: switches.flow_share,
                 };
                 Tell::Applied(
                     self.datapath
@@ -211,7 +214,7 @@ impl Worker {
                     workload: want.workload,
                     mac: want.mac,
                     addresses: want.addresses,
-                    quarantine: false,
+                    quarantine: want.quarantine,
                 };
                 let result = self.datapath.attach(&spec).map_err(|error| match error {
                     DatapathError::NoInterface { .. } => None,
@@ -444,6 +447,9 @@ mod tests {
             unknown: nv_types::Verdict::Allow,
             failsafe_ports: Vec::new(),
             failsafe_addresses: Vec::new(),
+            deny_response: nv_types::DenyResponse::Drop,
+            idle: nv_types::IdleTimes::default(),
+            flow_share: 25,
         }
     }
 }

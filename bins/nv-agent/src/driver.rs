@@ -85,7 +85,10 @@ impl Driver {
                 // What the datapath answers comes first: everything else waits for it anyway.
                 biased;
                 () = shutdown.cancelled() => break Ok(()),
-                Some(tell) = self.tells.recv() => self.datapath_told(tell),
+                tell = self.tells.recv() => match tell {
+                    Some(tell) => self.datapath_told(tell),
+                    None => break Err("the thread of the datapath"),
+                },
                 event = self.store.recv() => match event {
                     Some(event) => {
                         self.store_told(event);

@@ -197,10 +197,16 @@ async fn settings_are_changed_by_name() {
         ("new_service_mode", json!("Off")),
         ("failsafe_ports", json!(["tcp/99999"])),
         ("icmp_policy", json!("yes")),
+        ("deny_response", json!("rst")),
+        ("flow_share", json!(101)),
+        ("idle.udp", json!(0)),
         ("colour", json!("red")),
     ] {
         let mut document = json!({"kind": "Settings"});
-        document[field] = value;
+        match field.split_once('.') {
+            Some((field, inner)) => document[field][inner] = value,
+            None => document[field] = value,
+        }
         let (status, answer) = apply(document).await;
         assert!(status.is_client_error(), "{field}: {answer}");
         assert!(
@@ -209,6 +215,64 @@ async fn settings_are_changed_by_name() {
         );
     }
     assert_eq!(bed.get("/v1/settings").await, settings);
+    let change = json!({"settings": {"deny_response": "reset", "flow_share": 40, "idle": {"udp": 7}}});
+    bed.done(Method::PATCH, "/v1/settings", change).await;
+    let now = &bed.get("/v1/settings").await["settings"];
+    assert_eq!(
+        (&now["deny_response"], &now["flow_share"]),
+        (&json!("reset"), &json!(40))
+    );
+    assert_eq!(
+        (&now["idle"]["udp"], &now["idle"]["tcp_active"]),
+        (&json!(7), &settings["settings"]["idle"]["tcp_active"])
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workload_is_quarantined_and_let_back() {
+    let bed = Bed::start().await;
+    let agent = bed.agent("one");
+    agent.put_workload("web", "10.0.0.2").await;
+    bed.until("/v1/workload", |answer| {
+        !answer["workloads"].as_array().unwrap().is_empty()
+    })
+    .await;
+    let path = "/v1/workload/id-web";
+    let before = bed.get(path).await;
+    assert_eq!(
+        (
+            &before["workload"]["cap_quarantine"],
+            &before["workload"]["state"]
+        ),
+        (&json!(true), &json!("discover"))
+    );
+    let cut = json!({"config": {"wire": "default", "quarantine": true, "quarantine_reason": "odd"}});
+    bed.done(Method::PATCH, path, cut).await;
+    let found = &bed.get(path).await["workload"];
+    assert_eq!(
+        (&found["state"], &found["quarantine_reason"]),
+        (&json!("quarantined"), &json!("odd"))
+    );
+    let list = bed.get("/v1/quarantine").await;
+    assert_eq!(list["quarantines"][0]["name"], "web", "{list}");
+    let explained = bed.get("/v1/explain?from=web&to=external&port=tcp/80").await;
+    assert_eq!(explained["explain"]["reason"], "quarantined", "{explained}");
+    for (path, config, words) in [
+        ("/v1/workload/nobody", json!({"quarantine": true}), "nobody"),
+        (path, json!({"quarantine": "yes"}), "quarantine"),
+        (path, json!({"quarantine": true, "colour": "red"}), "colour"),
+        (path, json!({"quarantine": true, "wire": "inline"}), "config.wire"),
+        (path, json!({}), "quarantine"),
+    ] {
+        let body = json!({ "config": config });
+        let (status, answer) = bed.call(Method::PATCH, path, Some(body)).await;
+        assert!(status.is_client_error(), "{answer}");
+        assert!(answer["message"].as_str().unwrap().contains(words), "{answer}");
+    }
+    bed.done(Method::PATCH, path, json!({"config": {"quarantine": false}}))
+        .await;
+    assert_eq!(bed.get(path).await["workload"]["state"], "discover");
+    assert_eq!(bed.get("/v1/quarantine").await["quarantines"], json!([]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -155,7 +155,7 @@ pub enum Command {
                             kind: Group        name, comment, criteria: [{key, op, value}]\n  \
                             kind: Rule         id (optional), from, to, ports, applications, action, comment, disable\n  \
                             kind: ServiceMode  service, mode: Discover|Monitor|Protect\n  \
-                            kind: Settings     contention, icmp_policy, new_service_mode, network_mode, unknown_endpoint, failsafe_ports")]
+                            kind: Settings     what 'nvctl settings' lists")]
     Apply {
         /// YAML or JSON; `-` is standard input.
         #[arg(short, long, required = true, value_name = "FILE")]
@@ -187,6 +187,41 @@ pub enum Command {
         /// Mode.
         #[arg(value_enum)]
         mode: ModeArg,
+    },
+    /// Cut a workload off whatever the policy says, or let it back; without a workload: list those that are cut off.
+    #[command(
+        after_help = "Nothing passes then but address resolution, until it is let back: restarts of the workload, the agent or the \
+                            controller change nothing.\n\n\
+                            Examples:\n  nvctl quarantine web-1 --reason 'odd connections'\n  nvctl quarantine web-1 --off\n  nvctl quarantine"
+    )]
+    Quarantine {
+        /// Name, id, or start of the id.
+        workload: Option<String>,
+        /// Let it back.
+        #[arg(long, requires = "workload", conflicts_with = "reason")]
+        off: bool,
+        /// Why, for whoever finds it so.
+        #[arg(long, requires = "workload", value_name = "TEXT")]
+        reason: Option<String>,
+        /// Wait until every node enforces it.
+        #[arg(long, requires = "workload")]
+        wait: bool,
+    },
+    /// Show the settings of policy and datapath, or change some.
+    #[command(after_help = "Settings, with what they may be:\n  \
+                            deny_response     drop | reset (TCP reset, ICMP administratively prohibited)\n  \
+                            idle.udp, idle.tcp_active …   seconds that a flow may be idle\n  \
+                            flow_share        percent of the connection table for one workload; 0: no bound\n  \
+                            unknown_endpoint  auto | allow | deny\n  \
+                            failsafe_ports    tcp/22,tcp/10443; empty: none\n\n\
+                            Examples:\n  nvctl settings\n  nvctl settings deny_response=reset idle.udp=60\n  nvctl settings failsafe_ports= --wait")]
+    Settings {
+        /// Settings to change.
+        #[arg(value_name = "NAME=VALUE")]
+        change: Vec<String>,
+        /// Wait until every node enforces it.
+        #[arg(long, requires = "change")]
+        wait: bool,
     },
     /// Flows that were seen, newest last.
     #[command(

@@ -1,5 +1,6 @@
 //! Policy files: YAML or JSON, several documents, with line and column in every complaint.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;
 use std::path::Path;
@@ -57,6 +58,22 @@ struct Document {
     deny_response: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     failsafe_ports: Option<Vec<Text>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    idle: Option<BTreeMap<String, u32>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    flow_share: Option<u8>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mode_auto_d2m: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mode_auto_d2m_duration: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mode_auto_m2p: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mode_auto_m2p_duration: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bounded_domains: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    internal_names: Option<Vec<String>>,
 }
 
 /// One condition of a group.
@@ -101,6 +118,14 @@ const KINDS: &[(&str, &[&str], &[&str])] = &[
             "unknown_endpoint",
             "deny_response",
             "failsafe_ports",
+            "idle",
+            "flow_share",
+            "mode_auto_d2m",
+            "mode_auto_d2m_duration",
+            "mode_auto_m2p",
+            "mode_auto_m2p_duration",
+            "bounded_domains",
+            "internal_names",
         ],
     ),
 ];
@@ -241,6 +266,20 @@ mod tests {
                 assert!(error.contains(word), "{text:?}: {error}");
             }
         }
+    }
+
+    #[test]
+    fn every_setting_can_stand_in_a_file() {
+        let settings = serde_json::to_value(nv_types::PolicySettings::default()).unwrap();
+        let (.., known) = KINDS.iter().find(|(kind, ..)| *kind == "Settings").unwrap();
+        let mut known: Vec<_> = known.iter().map(|name| (*name).to_owned()).collect();
+        known.sort();
+        let mut there: Vec<_> = settings.as_object().unwrap().keys().cloned().collect();
+        there.sort();
+        assert_eq!(known, there);
+        let documents =
+            parse("kind: Settings\ndeny_response: reset\nidle: {udp: 9}\nflow_share: 10\n").unwrap();
+        assert_eq!(documents[0]["idle"], json!({"udp": 9}));
     }
 
     #[test]

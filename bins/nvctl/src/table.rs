@@ -54,6 +54,7 @@ pub(crate) const WORKLOADS: Columns = Columns {
         wide("DOMAIN", "domain"),
         wide("APPLICATIONS", "applications"),
         wide("LABELS", "labels"),
+        wide("QUARANTINE", "quarantine_reason"),
     ],
 };
 
@@ -117,6 +118,16 @@ pub(crate) const CONTEXTS: Columns = Columns {
 pub(crate) const SETTINGS: Columns = Columns {
     name: "setting",
     list: &[col("SETTING", "setting"), col("VALUE", "value")],
+};
+
+pub(crate) const QUARANTINES: Columns = Columns {
+    name: "id",
+    list: &[
+        col("NAME", "name"),
+        col("ID", "id#12"),
+        col("SINCE", "since"),
+        col("REASON", "reason"),
+    ],
 };
 
 pub(crate) const ORIGINS: Columns = Columns {

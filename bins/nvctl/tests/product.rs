@@ -55,6 +55,7 @@ fn wait_for<T>(what: &str, mut holds: impl FnMut() -> Option<T>) -> T {
 struct Product {
     runtime: tokio::runtime::Runtime,
     stack: Option<Stack>,
+    config: Config,
     folder: TempDir,
     pins: PathBuf,
     server: String,
@@ -86,11 +87,12 @@ impl Product {
         };
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let stack = runtime
-            .block_on(Stack::start(config, CancellationToken::new()))
+            .block_on(Stack::start(config.clone(), CancellationToken::new()))
             .unwrap();
         let product = Self {
             server: stack.server(),
             runtime,
+            config,
             folder,
             pins,
             prefix,
@@ -100,6 +102,18 @@ impl Product {
         let password = product.stack.as_ref().unwrap().password().unwrap().to_owned();
         std::fs::write(product.file("password"), password).unwrap();
         product
+    }
+
+    /// Ends agent and controller and starts them again on what they left; `between` is done while neither is there.
+    fn restart(&mut self, between: impl FnOnce()) {
+        let stack = self.stack.take().unwrap();
+        self.runtime.block_on(stack.stop()).unwrap();
+        between();
+        let start = Stack::start(self.config.clone(), CancellationToken::new());
+        let stack = self.runtime.block_on(start).unwrap();
+        self.server = stack.server();
+        self.stack = Some(stack);
+        self.login();
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -270,6 +284,119 @@ fn reaches(from: &Host, to: &Host, port: u16) -> bool {
     })
     .unwrap()
     .unwrap_or(false)
+}
+
+/// How a connection ends that is not let through, and how soon.
+fn refusal(from: &Host, to: &Host, port: u16) -> (std::io::ErrorKind, Duration) {
+    let address = SocketAddr::new(IpAddr::V4(to.spec().v4), port);
+    from.run(move || {
+        let begun = Instant::now();
+        let error = TcpStream::connect_timeout(&address, REFUSED).unwrap_err();
+        (error.kind(), begun.elapsed())
+    })
+    .unwrap()
+}
+
+#[test]
+fn quarantine_and_answers_to_denied_flows() {
+    use std::io::ErrorKind;
+    if !is_root("quarantine_and_answers_to_denied_flows") {
+        return;
+    }
+    let mut product = Product::start('q');
+    product.login();
+    let lab = product.lab(206);
+    let (web, app, db) = (
+        product.host(&lab, "web"),
+        product.host(&lab, "app"),
+        product.host(&lab, "db"),
+    );
+    let _servers = [Server::start(app, 8080), Server::start(web, 80)];
+    assert!(reaches(web, app, 8080) && reaches(db, web, 80));
+    let name = "web";
+    let state = |product: &Product| {
+        let found = product.json(&["get", "workloads", name]);
+        found["workloads"][0]["state"].as_str().unwrap().to_owned()
+    };
+
+    product.ok(&["quarantine", name, "--reason", "odd connections", "--wait"]);
+    assert_eq!(state(&product), "quarantined");
+    assert!(!reaches(web, app, 8080) && !reaches(db, web, 80), "both ways");
+    assert!(reaches(db, app, 8080), "nobody else");
+    let listed = product.ok(&["quarantine"]);
+    assert!(
+        listed.contains(name) && listed.contains("odd connections"),
+        "{listed}"
+    );
+    let (code, out, _) = product.run(&["explain", name, "app", "tcp/8080", "--expect", "allow"]);
+    assert!(code == 4 && out.contains("in quarantine"), "{out}");
+    wait_for("the reason at the endpoint", || {
+        product
+            .ok(&["status", "endpoint", name])
+            .contains("quarantined")
+            .then_some(())
+    });
+
+    product.restart(|| assert!(!reaches(web, app, 8080), "with neither agent nor controller"));
+    assert!(!reaches(web, app, 8080) && !reaches(db, web, 80));
+    assert_eq!(state(&product), "quarantined");
+    product.ok(&["quarantine", name, "--off", "--wait"]);
+    assert_ne!(state(&product), "quarantined");
+    wait_for("all as before", || {
+        (reaches(web, app, 8080) && reaches(db, web, 80)).then_some(())
+    });
+    let (code, _, err) = product.run(&["quarantine", "nobody"]);
+    assert!(code == 1 && err.contains("nobody"), "{err}");
+
+    // What the client of a denied flow sees.
+    let (code, out, err) = product.apply(
+        "kind: Rule\nid: 7\nfrom: nv.web\nto: nv.app\nports: tcp/9090\naction: deny\n---\n\
+         kind: ServiceMode\nservice: nv.app\nmode: Protect\n---\nkind: ServiceMode\nservice: nv.web\nmode: Protect\n",
+    );
+    assert_eq!(code, 0, "{out}{err}");
+    assert_eq!(
+        refusal(web, app, 9090).0,
+        ErrorKind::TimedOut,
+        "dropped in silence"
+    );
+    product.ok(&[
+        "settings",
+        "deny_response=reset",
+        "idle.udp=7",
+        "flow_share=40",
+        "--wait",
+    ]);
+    let (kind, after) = refusal(web, app, 9090);
+    assert_eq!(kind, ErrorKind::ConnectionRefused);
+    assert!(after < Duration::from_millis(500), "{after:?}");
+    let shown = product.ok(&["settings"]);
+    let line = |name: &str| {
+        let line = shown
+            .lines()
+            .find(|line| line.split_whitespace().next() == Some(name));
+        line.unwrap_or_default()
+            .split_whitespace()
+            .last()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    assert_eq!(
+        ["deny_response", "idle.udp", "flow_share"].map(line),
+        ["reset", "7", "40"],
+        "{shown}"
+    );
+    assert_eq!(product.json(&["settings"])["settings"]["idle"]["udp"], 7);
+    for (change, words) in [
+        ("deny_response=rst", "deny_response"),
+        ("flow_share=101", "flow_share"),
+        ("idle.udp=0", "idle.udp"),
+        ("idle.gre=5", "idle.gre"),
+    ] {
+        let (code, _, err) = product.run(&["settings", change]);
+        assert!(code == 1 && err.contains(words), "{change}: {err}");
+    }
+    product.ok(&["settings", "deny_response=drop", "--wait"]);
+    assert_eq!(refusal(web, app, 9090).0, ErrorKind::TimedOut);
 }
 
 #[test]
@@ -812,20 +939,22 @@ fn the_self_test_passes_and_cleans_up_when_it_is_interrupted() {
     assert!(!left("rules"));
     wait_for("its groups' end", || (!left("groups")).then_some(()));
 
-    let mut child = product
-        .command(&args)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut child = Running(
+        product
+            .command(&args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
     let first = lines.next().unwrap().unwrap();
     assert!(first.starts_with("ok"), "{first}");
-    assert_ne!(traces(&child), Vec::<String>::new());
-    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
-    let status = child.wait().unwrap();
+    assert_ne!(traces(&child.0), Vec::<String>::new());
+    kill(Pid::from_raw(child.0.id().cast_signed()), Signal::SIGINT).unwrap();
+    let status = child.0.wait().unwrap();
     assert_eq!(status.code(), Some(130));
-    assert_eq!(traces(&child), Vec::<String>::new());
+    assert_eq!(traces(&child.0), Vec::<String>::new());
     assert!(!left("rules"));
     wait_for("its groups' end", || (!left("groups")).then_some(()));
 }

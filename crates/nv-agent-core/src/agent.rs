@@ -192,9 +192,15 @@ impl Agent {
     }
 
     fn locals_changed(&mut self) {
-        let effects = self.endpoints.claim(&self.local, self.now.steady);
-        self.effects.extend(effects);
+        self.claim();
         self.dirty = true;
+    }
+
+    fn claim(&mut self) {
+        let quarantines = &self.state.input().quarantines;
+        let is_quarantined = |id: &WorkloadId| quarantines.contains_key(id);
+        let effects = self.endpoints.claim(&self.local, is_quarantined, self.now.steady);
+        self.effects.extend(effects);
     }
 
     fn synced(&mut self, runtime: String, running: &BTreeSet<WorkloadId>) {
@@ -247,6 +253,8 @@ impl Agent {
         if key.starts_with(&keys::workloads_of(&self.node)) {
             self.stored.insert(key.to_owned());
             self.forget_strangers();
+        } else if key.starts_with(keys::QUARANTINES) {
+            self.claim();
         }
     }
 
@@ -255,6 +263,9 @@ impl Agent {
         let touched = self.state.delete(key);
         self.dirty |= touched != Touched::Nothing && !self.is_own(key);
         self.stored.remove(key);
+        if key.starts_with(keys::QUARANTINES) {
+            self.claim();
+        }
     }
 
     fn store_resync(&mut self, entries: &[(String, Vec<u8>)], revision: Revision) {
@@ -288,6 +299,7 @@ impl Agent {
         }
         self.reported = None;
         self.forget_strangers();
+        self.claim();
     }
 
     // Policy.

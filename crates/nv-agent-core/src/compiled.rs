@@ -52,6 +52,9 @@ impl Compiled {
             unknown,
             failsafe_ports: settings.failsafe_ports.iter().map(|port| port.0).collect(),
             failsafe_addresses: facts.addresses.clone(),
+            deny_response: settings.deny_response,
+            idle: settings.idle,
+            flow_share: settings.flow_share,
         }
     }
 

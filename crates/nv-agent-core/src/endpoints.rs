@@ -115,8 +115,13 @@ impl Endpoints {
         self.touched.remove(&ifindex).then_some(Effect::Detach(ifindex))
     }
 
-    /// Takes over which interfaces belong to the workloads that run here.
-    pub(crate) fn claim(&mut self, workloads: &BTreeMap<WorkloadId, Workload>, now: Steady) -> Vec<Effect> {
+    /// Takes over which interfaces belong to the workloads that run here, and which of them are in quarantine.
+    pub(crate) fn claim(
+        &mut self,
+        workloads: &BTreeMap<WorkloadId, Workload>,
+        is_quarantined: impl Fn(&WorkloadId) -> bool,
+        now: Steady,
+    ) -> Vec<Effect> {
         let mut claims = BTreeMap::new();
         for workload in workloads.values() {
             for interface in &workload.interfaces {
@@ -132,6 +137,7 @@ impl Endpoints {
                         workload: Some(workload.id.clone()),
                         mac: interface.mac,
                         addresses: interface.addresses.iter().map(|(address, _)| *address).collect(),
+                        quarantine: is_quarantined(&workload.id),
                     },
                 );
                 self.known
@@ -171,6 +177,8 @@ impl Endpoints {
                 workload: None,
                 mac: None,
                 addresses: Vec::new(),
+                // That it is cut off need not wait for tables that know it.
+                quarantine: claimed.is_some_and(|want| want.quarantine),
             });
             // What has a workload keeps it until the next image: it never falls back to unknown.
             let is_step_back = want.workload.is_none()

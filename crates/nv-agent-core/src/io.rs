@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use nv_types::{
-    Application, Decision, Direction, FlowState, IpProto, MacAddr, NodeRuntime, PolicyImage, PortSpec,
-    Revision, Timestamp, Verdict, Workload, WorkloadId,
+    Application, Decision, DenyResponse, Direction, FlowState, IdleTimes, IpProto, MacAddr, NodeRuntime,
+    PolicyImage, PortSpec, Revision, Timestamp, Verdict, Workload, WorkloadId,
 };
 
 /// Nanoseconds on a clock that goes forward only, at one pace, and that nobody sets (`CLOCK_MONOTONIC`): every duration is
@@ -159,6 +159,8 @@ pub struct EndpointWant {
     pub mac: Option<MacAddr>,
     /// Addresses inside.
     pub addresses: Vec<IpAddr>,
+    /// Its workload is in quarantine: nothing passes.
+    pub quarantine: bool,
 }
 
 /// Switches of the datapath that settings decide.
@@ -170,6 +172,12 @@ pub struct Switches {
     pub failsafe_ports: Vec<PortSpec>,
     /// Addresses of the node.
     pub failsafe_addresses: Vec<IpAddr>,
+    /// What the ends of a denied flow see.
+    pub deny_response: DenyResponse,
+    /// How long flows may be idle.
+    pub idle: IdleTimes,
+    /// Most of the connection table that one workload may fill, in percent; 0 for no bound.
+    pub flow_share: u8,
 }
 
 /// A flow as the datapath tells of it. Times are nanoseconds on the monotonic clock.

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use nv_types::{
-    Action, Application, Criterion, Group, GroupKind, GroupName, PolicySettings, PortSet, Rule, RuleId, Tier,
-    Timestamp,
+    Action, Application, Criterion, Group, GroupKind, GroupName, PortSet, Rule, RuleId, Tier, Timestamp,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::error::CommandError;
 
@@ -101,8 +101,8 @@ pub struct RulePatch {
     pub disable: Option<bool>,
 }
 
-/// Settings to change: the JSON form of [`PolicySettings`], with only the fields that change.
-pub type SettingsDraft = serde_json::Map<String, serde_json::Value>;
+/// Settings to change: the JSON form of [`nv_types::PolicySettings`], with only the fields that change.
+pub type SettingsDraft = serde_json::Map<String, Value>;
 
 /// One document of a policy file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -251,37 +251,4 @@ fn applications(names: &[String]) -> Result<Vec<Application>, CommandError> {
             Ok(app)
         })
         .collect()
-}
-
-/// Settings with some fields changed.
-pub(crate) fn settings(
-    before: &PolicySettings,
-    draft: &SettingsDraft,
-) -> Result<PolicySettings, CommandError> {
-    let field = |field: &str, problem: String| CommandError::Field {
-        field: field.to_owned(),
-        problem,
-    };
-    let mut settings = before.clone();
-    // One at a time, so that a wrong value is named with its field.
-    for (key, new) in draft {
-        let mut value =
-            serde_json::to_value(&settings).map_err(|error| field("settings", error.to_string()))?;
-        match value.as_object_mut().and_then(|object| object.get_mut(key)) {
-            Some(old) => old.clone_from(new),
-            None => return Err(field(key, "there is no such setting".to_owned())),
-        }
-        settings = serde_json::from_value(value).map_err(|error| field(key, error.to_string()))?;
-        if let Some(wrong) = settings
-            .internal_names
-            .iter()
-            .find(|name| !nv_policy::is_name_pattern(name))
-        {
-            return Err(field(
-                key,
-                format!("'{wrong}' is neither a DNS name, nor '*.' and one, nor '*'"),
-            ));
-        }
-    }
-    Ok(settings)
 }

@@ -341,6 +341,21 @@ impl Controller {
         })
     }
 
+    /// Cuts a workload off whatever the policy says, or lets it back. It holds for its id, until it is lifted: one that ended can still be
+    /// let back.
+    ///
+    /// # Errors
+    /// [`CommandError::NotFound`], or that it has no interface of its own.
+    pub fn set_quarantine(
+        &self,
+        workload: &str,
+        quarantine: bool,
+        reason: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Plan, CommandError> {
+        self.change(now, |policy| policy.set_quarantine(workload, reason, quarantine))
+    }
+
     /// Changes settings.
     ///
     /// # Errors

@@ -6,14 +6,16 @@ mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nv_policy::{PolicyInput, validate_group};
+use nv_policy::{PolicyInput, Quarantine, change_settings, validate_group};
 use nv_types::{Group, Mode, Rule, Tier, Timestamp, reserved};
 
-use crate::command::{CriterionDraft, GroupDraft, SettingsDraft, name, settings};
+use crate::command::{CriterionDraft, GroupDraft, SettingsDraft, name};
 use crate::error::CommandError;
 
 /// Most groups that users may make.
 const MAX_GROUPS: usize = 10_000;
+/// Longest reason of a quarantine, in bytes.
+const MAX_REASON: usize = 256;
 
 /// A copy to change.
 pub(crate) struct Draft<'a> {
@@ -180,8 +182,67 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
+    /// Cuts a workload off, or lets it back. One that is not there any more can only be let back.
+    pub(crate) fn set_quarantine(
+        &mut self,
+        id: &str,
+        reason: Option<&str>,
+        quarantine: bool,
+    ) -> Result<(), CommandError> {
+        let workload = self.after.workloads.get(id);
+        let known = self.after.quarantines.get_key_value(id);
+        let Some(id) = workload
+            .map(|workload| workload.id.clone())
+            .or_else(|| Some(known?.0.clone()).filter(|_| !quarantine))
+        else {
+            return Err(CommandError::NotFound {
+                what: "workload",
+                name: id.to_owned(),
+            });
+        };
+        let name = workload.map_or(id.as_str(), |workload| &workload.name);
+        if !quarantine {
+            if self.after.quarantines.remove(&id).is_some() {
+                self.summary.push(format!("workload {name}: out of quarantine"));
+            }
+            return Ok(());
+        }
+        if workload.is_some_and(|workload| workload.host_network) {
+            return Err(CommandError::Field {
+                field: "quarantine".into(),
+                problem: format!("'{name}' shares the host's network: it has no interface of its own to cut"),
+            });
+        }
+        let reason = reason.unwrap_or_default();
+        if reason.len() > MAX_REASON {
+            return Err(CommandError::Field {
+                field: "quarantine_reason".into(),
+                problem: format!("more than {MAX_REASON} bytes"),
+            });
+        }
+        // Asked again it stays as it is, but for other words.
+        let since = known.map_or(self.now, |(_, quarantine)| quarantine.since);
+        let quarantine = Quarantine {
+            reason: reason.to_owned(),
+            since,
+        };
+        if known.map(|(_, quarantine)| quarantine) != Some(&quarantine) {
+            let why = if reason.is_empty() {
+                String::new()
+            } else {
+                format!(" ({reason})")
+            };
+            self.summary.push(format!("workload {name}: in quarantine{why}"));
+            self.after.quarantines.insert(id, quarantine);
+        }
+        Ok(())
+    }
+
     pub(crate) fn set_settings(&mut self, draft: &SettingsDraft) -> Result<(), CommandError> {
-        let after = settings(&self.after.settings, draft)?;
+        let after = change_settings(&self.after.settings, draft).map_err(|bad| CommandError::Field {
+            field: bad.field,
+            problem: bad.problem,
+        })?;
         if after != self.after.settings {
             self.summary.push(format!(
                 "settings: {}",

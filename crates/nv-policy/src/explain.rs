@@ -62,6 +62,8 @@ pub struct Side {
     pub names: BTreeMap<GroupName, BTreeSet<String>>,
     /// Which side of domains' boundaries it is on.
     pub zone: Zone,
+    /// In quarantine, and in whose words.
+    pub quarantine: Option<String>,
 }
 
 /// What another application would get.
@@ -114,13 +116,24 @@ impl Field {
     }
 }
 
-/// Explains a flow. The decision is [`evaluate`]'s.
+/// Explains a flow. The decision is [`evaluate`]'s, unless an end is in quarantine: then nothing passes, whatever the policy says.
 #[must_use]
 pub fn explain(input: &PolicyInput, query: &Query) -> Explanation {
     let (client, server) = (&query.client.1, &query.server.1);
     let app = query.app.unwrap_or(Application::UNKNOWN);
     let at = (query.proto, query.port);
     let (decision, mode) = evaluate(input, client, server, at, app);
+    let cut = [client, server]
+        .into_iter()
+        .filter_map(|party| party.workload.as_ref())
+        .any(|id| input.quarantines.contains_key(id));
+    // What stays inside of a workload passes no interface.
+    let cut = cut && decision.reason != Reason::SameWorkload;
+    let decision = if cut {
+        Decision::implicit(Verdict::Deny, Reason::Quarantined)
+    } else {
+        decision
+    };
     let rule = (decision.reason == Reason::Rule)
         .then(|| input.rules.iter().find(|rule| rule.id == decision.rule).cloned())
         .flatten();
@@ -128,9 +141,9 @@ pub fn explain(input: &PolicyInput, query: &Query) -> Explanation {
         decision,
         mode,
         rule,
-        client: side(&query.client),
-        server: side(&query.server),
-        alternatives: if query.app.is_none() {
+        client: side(input, &query.client),
+        server: side(input, &query.server),
+        alternatives: if query.app.is_none() && !cut {
             alternatives(input, query, decision)
         } else {
             Vec::new()
@@ -142,8 +155,10 @@ pub fn explain(input: &PolicyInput, query: &Query) -> Explanation {
     explanation
 }
 
-fn side((label, party): &(String, Party)) -> Side {
+fn side(input: &PolicyInput, (label, party): &(String, Party)) -> Side {
+    let quarantine = party.workload.as_ref().and_then(|id| input.quarantines.get(id));
     Side {
+        quarantine: quarantine.map(|quarantine| quarantine.reason.clone()),
         label: label.clone(),
         groups: party.groups.iter().cloned().collect(),
         mode: party.mode,
@@ -299,6 +314,23 @@ fn decision_words(decision: Decision) -> String {
     }
 }
 
+fn quarantine_words(explanation: &Explanation) -> String {
+    let ends = [&explanation.client, &explanation.server];
+    let cut = ends.into_iter().filter_map(|side| {
+        let reason = side.quarantine.as_ref()?;
+        Some(if reason.is_empty() {
+            side.label.clone()
+        } else {
+            format!("{} ({reason})", side.label)
+        })
+    });
+    let cut: Vec<_> = cut.collect();
+    format!(
+        "in quarantine: {}; nothing but address resolution passes there",
+        cut.join(", ")
+    )
+}
+
 fn because(explanation: &Explanation) -> String {
     let mode = explanation.mode.map_or("no mode", Mode::name);
     match (&explanation.rule, explanation.decision.reason) {
@@ -307,6 +339,7 @@ fn because(explanation: &Explanation) -> String {
             Verdict::Allow | Verdict::Deny => rule_words(rule),
         },
         (None, Reason::SameWorkload) => "both ends are the same workload".to_owned(),
+        (None, Reason::Quarantined) => quarantine_words(explanation),
         (None, Reason::Unmanaged) => "neither end is managed".to_owned(),
         (None, Reason::NotPoliced) => {
             "ICMP is not policed (setting icmp_policy is off) and no rule speaks of it".to_owned()

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nv_types::{
     Action, BOUNDARY_LABEL, Criterion, CriterionOp, Group, GroupKind, GroupName, InvalidPorts, Mode, Node,
-    NodeId, PolicySettings, Rule, RuleId, Tier, Workload, WorkloadId,
+    NodeId, PolicySettings, Rule, RuleId, Tier, Timestamp, Workload, WorkloadId,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::names::Names;
 use crate::party::is_present;
@@ -27,6 +28,19 @@ pub struct PolicyInput {
     pub nodes: BTreeMap<NodeId, Node>,
     /// Addresses of DNS names.
     pub names: Names,
+    /// Workloads in quarantine. Tables do not speak of it: the datapath cuts their interfaces whatever the policy says. [`crate::explain`]
+    /// knows.
+    pub quarantines: BTreeMap<WorkloadId, Quarantine>,
+}
+
+/// Why a workload is cut off, and since when. Value of [`nv_types::keys::quarantine`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Quarantine {
+    /// In the words of whoever asked for it.
+    pub reason: String,
+    /// Since when.
+    pub since: Timestamp,
 }
 
 impl PolicyInput {
@@ -130,8 +144,8 @@ pub fn rule(id: u32, from: &str, to: &str, ports: &str, action: Action) -> Resul
         applications: Vec::new(),
         action,
         disable: false,
-        created: nv_types::Timestamp(0),
-        modified: nv_types::Timestamp(0),
+        created: Timestamp(0),
+        modified: Timestamp(0),
     })
 }
 

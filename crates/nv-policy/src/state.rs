@@ -5,10 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nv_types::{Group, GroupName, Mode, Node, PolicySettings, Rule, RuleId, Workload, keys};
+use nv_types::{Group, GroupName, Mode, Node, PolicySettings, Rule, RuleId, Workload, WorkloadId, keys};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::input::PolicyInput;
+use crate::input::{PolicyInput, Quarantine};
 use crate::names::StoredName;
 
 /// Version of stored values that this code writes and reads.
@@ -83,7 +83,7 @@ pub enum Touched {
     Nothing,
     /// Workloads, addresses of nodes or of names.
     Workloads,
-    /// Groups, rules, modes or settings.
+    /// Groups, rules, modes, quarantines or settings.
     Policy,
 }
 
@@ -147,6 +147,13 @@ impl PolicyState {
         } else if let Some(name) = key.strip_prefix(keys::MODES) {
             let mode: StoredMode = decode(key, value)?;
             self.input.modes.insert(group_name(key, name)?, mode.mode);
+        } else if let Some(id) = key.strip_prefix(keys::QUARANTINES) {
+            let quarantine: Quarantine = decode(key, value)?;
+            let id = WorkloadId::try_new(id).map_err(|error| BadValue {
+                key: key.to_owned(),
+                problem: error.to_string(),
+            })?;
+            self.input.quarantines.insert(id, quarantine);
         } else if key == keys::SETTINGS {
             self.input.settings = decode::<PolicySettings>(key, value)?;
         } else if key.starts_with(keys::WORKLOADS) {
@@ -201,6 +208,8 @@ impl PolicyState {
             self.set_order(BTreeMap::new());
         } else if let Some(name) = key.strip_prefix(keys::MODES) {
             self.input.modes.remove(name);
+        } else if let Some(id) = key.strip_prefix(keys::QUARANTINES) {
+            self.input.quarantines.remove(id);
         } else if key == keys::SETTINGS {
             self.input.settings = PolicySettings::default();
         } else if let Some((_, id)) = key
@@ -262,6 +271,11 @@ impl PolicyState {
             .and_then(|name| before.input.modes.get_key_value(name))
         {
             self.input.modes.insert(name.clone(), *mode);
+        } else if let Some((id, quarantine)) = key
+            .strip_prefix(keys::QUARANTINES)
+            .and_then(|id| before.input.quarantines.get_key_value(id))
+        {
+            self.input.quarantines.insert(id.clone(), quarantine.clone());
         } else if key == keys::ORDER {
             self.set_order(before.order.clone());
         } else if key == keys::SETTINGS {

@@ -15,6 +15,8 @@ pub const RULES: &str = "policy/rule/";
 pub const ORDER: &str = "policy/order";
 /// Prefix of modes.
 pub const MODES: &str = "policy/mode/";
+/// Prefix of workloads in quarantine.
+pub const QUARANTINES: &str = "policy/quarantine/";
 /// Prefix of workloads.
 pub const WORKLOADS: &str = "workload/";
 /// Prefix of nodes.
@@ -48,6 +50,12 @@ pub fn rule(id: RuleId) -> String {
 #[must_use]
 pub fn mode(group: &GroupName) -> String {
     format!("{MODES}{group}")
+}
+
+/// Key of a workload's quarantine: of its id alone, so that it holds wherever and however often the workload is started.
+#[must_use]
+pub fn quarantine(workload: &WorkloadId) -> String {
+    format!("{QUARANTINES}{workload}")
 }
 
 /// Key of a workload.

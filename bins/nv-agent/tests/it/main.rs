@@ -12,6 +12,7 @@
 mod away;
 mod bed;
 mod dockerd;
+mod ends;
 mod full;
 mod join;
 mod saved;

@@ -36,10 +36,28 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
         let bytes = to_bytes(request.into_body(), MAX_BODY)
             .await
             .map_err(|_cut| too_large())?;
-        serde_json::from_slice(&bytes)
+        read(&bytes)
             .map(Self)
-            .map_err(|error| ApiError::invalid(format!("body: {error}")))
+            .map_err(|(field, error)| ApiError::invalid(format!("{field}: {error}")))
     }
+}
+
+/// Reads JSON; an error comes with the path of the field that it is about, `body` for the whole.
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, (String, serde_json::Error)> {
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let read = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let path = error.path().to_string();
+        let error = error.into_inner();
+        // Where text that is no JSON went wrong, its line and column say.
+        if path == "." || !error.is_data() {
+            ("body".to_owned(), error)
+        } else {
+            (path, error)
+        }
+    });
+    let value = read?;
+    reader.end().map_err(|error| ("body".to_owned(), error))?;
+    Ok(value)
 }
 
 /// A query string.
@@ -53,5 +71,41 @@ impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
         axum::extract::Query::try_from_uri(&parts.uri)
             .map(|axum::extract::Query(query)| Self(query))
             .map_err(|error| ApiError::invalid(format!("query: {}", error.body_text())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nv_api::rest::{GroupConfigData, WorkloadConfigData};
+
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_named_by_its_path() {
+        fn words<T: DeserializeOwned>(text: &str) -> String {
+            let (field, error) = read::<T>(text.as_bytes()).map(|_| ()).unwrap_err();
+            format!("{field}: {error}")
+        }
+        for (said, wanted) in [
+            (
+                words::<WorkloadConfigData>(r#"{"config": {"quarantine": "yes"}}"#),
+                "config.quarantine: invalid type: string \"yes\", expected a boolean",
+            ),
+            (
+                words::<WorkloadConfigData>(r#"{"config": {}}"#),
+                "config: missing field `quarantine`",
+            ),
+            (
+                words::<GroupConfigData>(r#"{"config": {"name": "a", "criteria": [{"key": 1}]}}"#),
+                "config.criteria[0].key: invalid type: integer `1`",
+            ),
+            (words::<WorkloadConfigData>("{"), "body: EOF"),
+            (
+                words::<WorkloadConfigData>(r#"{"config": {"quarantine": true}} {}"#),
+                "body: trailing characters",
+            ),
+        ] {
+            assert!(said.starts_with(wanted), "{said}");
+        }
     }
 }

@@ -2,15 +2,17 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::response::Response;
 use nv_api::rest::{
     Controller, ControllerData, ControllersData, EndpointsData, Enforcer, EnforcerData, EnforcersData,
-    ErrorBody, Node, NodesData, WorkloadData, WorkloadsData,
+    ErrorBody, Node, NodesData, Quarantine, QuarantinesData, WorkloadConfigData, WorkloadData, WorkloadsData,
 };
 use nv_controller_core::Controller as Core;
 
+use super::body::Body;
 use super::error::ApiError;
 use super::list::Page;
-use super::{App, view};
+use super::{App, User, done, view};
 use crate::engine::now;
 
 /// All workloads.
@@ -41,6 +43,53 @@ pub(super) async fn workload(
     let found = found.ok_or_else(|| ApiError::not_found(format!("there is no workload '{id}'")))?;
     Ok(Json(WorkloadData {
         workload: view::workload_detail(&core, found),
+    }))
+}
+
+/// Cut a workload off whatever the policy says, or let it back. It holds for the workload's id until it is lifted.
+#[utoipa::path(patch, path = "/v1/workload/{id}", request_body = WorkloadConfigData, responses((status = 200), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
+pub(super) async fn change(
+    State(app): State<App>,
+    user: User,
+    Path(id): Path<String>,
+    Body(body): Body<WorkloadConfigData>,
+) -> Result<Response, ApiError> {
+    let config = body.config;
+    if let Some(wire) = config.wire.filter(|wire| wire != "default" && !wire.is_empty()) {
+        return Err(ApiError::invalid(format!(
+            "config.wire: there is no wiring '{wire}': packets are always judged in the kernel; leave it out"
+        )));
+    }
+    let reason = config.quarantine_reason.as_deref();
+    let made = app
+        .engine
+        .commit(user.asker(), |core, now| {
+            core.set_quarantine(&id, config.quarantine, reason, now)
+        })
+        .await?;
+    Ok(done(&made))
+}
+
+/// All workloads in quarantine, those that are not there now as well.
+#[utoipa::path(get, path = "/v1/quarantine", params(Page), responses((status = 200, body = QuarantinesData), (status = 400, body = ErrorBody)))]
+pub(super) async fn quarantines(
+    State(app): State<App>,
+    page: Page,
+) -> Result<Json<QuarantinesData>, ApiError> {
+    let core = app.engine.core();
+    let input = core.input();
+    let found = input.quarantines.iter().map(|(id, quarantine)| Quarantine {
+        id: id.to_string(),
+        name: input
+            .workloads
+            .get(id)
+            .map(|workload| workload.name.clone())
+            .unwrap_or_default(),
+        reason: quarantine.reason.clone(),
+        since: view::time(quarantine.since),
+    });
+    Ok(Json(QuarantinesData {
+        quarantines: page.cut(found.collect())?,
     }))
 }
 

@@ -43,6 +43,9 @@ fn state(core: &Controller, workload: &Workload) -> String {
     if workload.state != WorkloadState::Running {
         return "exit".into();
     }
+    if core.input().quarantines.contains_key(&workload.id) {
+        return "quarantined".into();
+    }
     core.input()
         .mode_of(workload)
         .map_or_else(|| "unmanaged".to_owned(), |mode| mode.name().to_lowercase())
@@ -56,6 +59,11 @@ fn mode(core: &Controller, workload: &Workload) -> String {
 
 fn can_sniff(workload: &Workload) -> bool {
     workload.state == WorkloadState::Running && !workload.host_network
+}
+
+/// Whether there is an interface that a quarantine can close.
+pub(crate) const fn can_be_cut(workload: &Workload) -> bool {
+    !workload.host_network
 }
 
 pub(crate) fn workload(
@@ -82,7 +90,13 @@ pub(crate) fn workload(
         service_group: workload.service_group().map(String::from).unwrap_or_default(),
         policy_mode: mode(core, workload),
         cap_sniff: can_sniff(workload),
-        cap_quarantine: false,
+        cap_quarantine: can_be_cut(workload),
+        quarantine_reason: core
+            .input()
+            .quarantines
+            .get(&workload.id)
+            .map(|quarantine| quarantine.reason.clone())
+            .unwrap_or_default(),
         cap_change_mode: true,
         privileged: workload.privileged,
         host_name: workload.node.to_string(),

@@ -29,6 +29,7 @@ pub(crate) const ADDED: &[(&str, &str)] = &[
     ("RESTWorkloadDetail.cap_change_mode", "as in the list"),
     ("RESTWorkloadDetail.cap_sniff", "as in the list"),
     ("RESTWorkloadDetail.enforcer_name", "as in the list"),
+    ("RESTWorkloadDetail.quarantine_reason", "as in the list"),
     ("RESTWorkloadDetail.runtime", "which runtime told of it"),
     ("Violation.reason", "why the verdict is what it is"),
 ];

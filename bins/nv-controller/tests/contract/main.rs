@@ -17,7 +17,7 @@ use schema::{Findings, Schemas};
 use serde_json::{Value, json};
 
 /// Routes that NeuVector's document does not have.
-const OURS: [&str; 9] = [
+const OURS: [&str; 10] = [
     "/v1/conversation",
     "/v1/endpoint",
     "/v1/node",
@@ -25,6 +25,7 @@ const OURS: [&str; 9] = [
     "/v1/apply",
     "/v1/flow",
     "/v1/settings",
+    "/v1/quarantine",
     "/healthz",
     "/metrics",
 ];
@@ -119,6 +120,13 @@ fn calls(password: &str) -> Vec<Call> {
         call("post /v1/auth", &[], "", Some(login)),
         call("get /v1/workload", &[], "", None),
         call("get /v1/workload/{}", &["id-app"], "", None),
+        call(
+            "patch /v1/workload/{}",
+            &["id-app"],
+            "",
+            Some(json!({"config": {"wire": "default", "quarantine": true, "quarantine_reason": "odd"}})),
+        ),
+        call("get /v1/quarantine", &[], "", None),
         call("get /v1/enforcer", &[], "", None),
         call("get /v1/enforcer/{}", &["one"], "", None),
         call("get /v1/controller", &[], "", None),

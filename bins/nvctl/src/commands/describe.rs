@@ -42,6 +42,7 @@ const WORKLOAD: &[Fact] = &[
     ("Service", "service_group|service"),
     ("Mode", "policy_mode"),
     ("State", "state"),
+    ("Quarantine", "quarantine_reason"),
     ("Node", "host_name"),
     ("Domain", "domain"),
     ("Image", "image"),

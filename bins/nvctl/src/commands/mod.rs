@@ -10,7 +10,9 @@ mod explain;
 mod flows;
 mod get;
 pub(crate) mod policy;
+mod quarantine;
 mod session;
+mod settings;
 mod status;
 
 use clap::CommandFactory as _;
@@ -98,6 +100,15 @@ pub(crate) async fn run(cli: Cli, given: Given) -> Result<u8, CtlError> {
             ));
             Ok(EXIT_OK)
         }
+        Command::Quarantine { workload: None, .. } => quarantine::list(&context).await,
+        Command::Quarantine {
+            workload: Some(workload),
+            off,
+            reason,
+            wait,
+        } => quarantine::set(&context, &workload, !off, reason.as_deref(), wait).await,
+        Command::Settings { change, .. } if change.is_empty() => settings::show(&context).await,
+        Command::Settings { change, wait } => settings::change(&context, &change, wait).await,
         Command::Flows(args) => flows::run(&context, &args).await,
         Command::Explain {
             from,

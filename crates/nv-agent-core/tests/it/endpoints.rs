@@ -1,7 +1,7 @@
 //! What is guarded, when, and as whose.
 
-use nv_agent_core::Input;
-use nv_types::{Mode, PolicySettings, UnknownEndpoint, Verdict};
+use nv_agent_core::{EndpointWant, Input};
+use nv_types::{DenyResponse, IdleTimes, Interface, Mode, PolicySettings, UnknownEndpoint, Verdict, keys};
 
 use crate::world::{SECOND, World, id, workload};
 
@@ -173,5 +173,99 @@ fn a_failed_attach_is_tried_again_and_named() {
         world.node.clone().unwrap().degraded.is_empty(),
         "{:?}",
         world.node
+    );
+}
+
+#[test]
+fn a_workload_in_quarantine_is_cut_at_every_interface_until_it_is_let_back() {
+    let mut world = World::new();
+    world.resync();
+    for ifindex in [7, 8, 9] {
+        world.link(ifindex);
+    }
+    let mut web = workload("web", "n1", 7);
+    web.interfaces.push(Interface {
+        host_index: Some(8),
+        ..web.interfaces[0].clone()
+    });
+    world.up(&web);
+    world.up(&workload("app", "n1", 9));
+    world.settle();
+    assert!(world.cut.is_empty());
+    let key = keys::quarantine(&web.id);
+    world.write(&key, &nv_policy::Quarantine::default());
+    let wanted = world.store.revision;
+    world.settle();
+    assert_eq!(world.cut, [7, 8].into());
+    assert_eq!(
+        world.node.clone().unwrap().revision.0,
+        wanted,
+        "its revision is in force then"
+    );
+    assert!(world.agent.is_guarded(&web.id));
+
+    // It is started anew, at another interface: cut off before tables know it.
+    world.tell(Input::WorkloadDown(web.id.clone()));
+    world.unlink(7);
+    world.link(11);
+    let mut again = workload("web", "n1", 11);
+    again.image = "other:2".into();
+    world.up(&again);
+    world.answer_attach(None);
+    world.answer_attach(None);
+    assert!(world.cut.contains(&11), "{:?} {:?}", world.cut, world.attaching);
+    world.settle();
+    assert_eq!(
+        (world.guarded[&11].clone(), world.cut.contains(&11)),
+        (Some(id("web")), true)
+    );
+
+    // An agent after this one, with what the datapath has and the store's word.
+    let mut next = World::new();
+    next.store.values = world.store.values.clone();
+    next.store.revision = world.store.revision;
+    next.links = [11].into();
+    next.tell(Input::Preexisting([11].into()));
+    next.tell(Input::Adopted(vec![EndpointWant {
+        ifindex: 11,
+        name: "veth11".into(),
+        workload: Some(id("web")),
+        mac: None,
+        addresses: Vec::new(),
+        quarantine: true,
+    }]));
+    next.resync();
+    next.settle();
+    assert!(next.attaching.is_empty(), "it stays as it is");
+    next.up(&again);
+    next.settle();
+    assert!(next.cut.contains(&11));
+
+    next.store.write(&key, None);
+    next.settle();
+    assert!(next.cut.is_empty());
+    assert_eq!(next.guarded[&11], Some(id("web")));
+}
+
+#[test]
+fn settings_of_the_datapath_go_with_the_policy() {
+    let mut world = World::new();
+    world.resync();
+    world.settle();
+    let settings = PolicySettings {
+        deny_response: DenyResponse::Reset,
+        idle: IdleTimes {
+            udp: 7,
+            ..IdleTimes::default()
+        },
+        flow_share: 3,
+        ..PolicySettings::default()
+    };
+    world.settings(&settings);
+    world.settle();
+    let switches = &world.applied.as_ref().unwrap().2;
+    assert_eq!(
+        (switches.deny_response, switches.idle.udp, switches.flow_share),
+        (DenyResponse::Reset, 7, 3)
     );
 }

@@ -76,6 +76,8 @@ pub(crate) struct World {
     pub(crate) attaching: VecDeque<EndpointWant>,
     /// Guarded interfaces.
     pub(crate) guarded: BTreeMap<u32, Option<WorkloadId>>,
+    /// Of these: cut off.
+    pub(crate) cut: BTreeSet<u32>,
     /// Interfaces that the agent has asked to guard and not to let go.
     asked: BTreeSet<u32>,
     /// Interfaces that an agent before this one may have guarded.
@@ -98,6 +100,7 @@ impl World {
             applied: None,
             attaching: VecDeque::new(),
             guarded: BTreeMap::new(),
+            cut: BTreeSet::new(),
             asked: BTreeSet::new(),
             preexisting: BTreeSet::new(),
             undone: BTreeSet::new(),
@@ -211,6 +214,11 @@ impl World {
         };
         if !self.undone.remove(&ifindex) && result.is_ok() {
             self.guarded.insert(ifindex, want.workload);
+            if want.quarantine {
+                self.cut.insert(ifindex);
+            } else {
+                self.cut.remove(&ifindex);
+            }
         }
         self.tell(Input::Attached { ifindex, result });
     }

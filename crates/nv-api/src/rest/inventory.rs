@@ -42,7 +42,7 @@ pub struct Workload {
     pub image: String,
     /// Domain.
     pub domain: String,
-    /// `discover`, `monitor`, `protect`, `unmanaged` or `exit`.
+    /// `discover`, `monitor`, `protect`, `quarantined`, `unmanaged` or `exit`.
     pub state: String,
     /// Service.
     pub service: String,
@@ -52,8 +52,11 @@ pub struct Workload {
     pub policy_mode: String,
     /// Whether captures can be made.
     pub cap_sniff: bool,
-    /// Whether it can be quarantined; not yet.
+    /// Whether it can be quarantined: it has a network of its own.
     pub cap_quarantine: bool,
+    /// Why it is in quarantine, in the words of whoever asked for it.
+    #[serde(default)]
+    pub quarantine_reason: String,
     /// Whether its mode can be changed.
     pub cap_change_mode: bool,
     /// Runs privileged.
@@ -105,6 +108,43 @@ pub struct WorkloadDetail {
 wrapper!(
     /// One workload.
     WorkloadData { workload: WorkloadDetail }
+);
+
+/// What is to change of a workload.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WorkloadConfig {
+    /// How it is wired: nv has one way only, NeuVector's `default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wire: Option<String>,
+    /// Whether it is cut off whatever the policy says.
+    pub quarantine: bool,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantine_reason: Option<String>,
+}
+
+wrapper!(
+    /// A change of a workload.
+    WorkloadConfigData { config: WorkloadConfig }
+);
+
+/// A workload in quarantine.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Quarantine {
+    /// Id.
+    pub id: String,
+    /// Name; empty when the workload is not there now.
+    pub name: String,
+    /// Why, in the words of whoever asked for it.
+    pub reason: String,
+    /// Since when, RFC 3339.
+    pub since: String,
+}
+
+wrapper!(
+    /// All workloads in quarantine.
+    QuarantinesData { quarantines: Vec<Quarantine> }
 );
 
 /// An agent, NeuVector's way.

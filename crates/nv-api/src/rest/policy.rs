@@ -43,7 +43,7 @@ pub struct Member {
     pub policy_mode: String,
     /// Whether captures can be made.
     pub cap_sniff: bool,
-    /// Whether it can be quarantined; not yet.
+    /// Whether it can be quarantined: it has a network of its own.
     pub cap_quarantine: bool,
     /// Whether its mode can be changed.
     pub cap_change_mode: bool,

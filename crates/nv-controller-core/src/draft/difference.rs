@@ -31,6 +31,17 @@ impl Draft<'_> {
         {
             values.insert(keys::mode(group), None);
         }
+        for (id, quarantine) in &self.after.quarantines {
+            if self.before.quarantines.get(id) != Some(quarantine) {
+                let key = keys::quarantine(id);
+                let value = encode(&key, quarantine)?;
+                values.insert(key, Some(value));
+            }
+        }
+        let lifted = self.before.quarantines.keys();
+        for id in lifted.filter(|id| !self.after.quarantines.contains_key(*id)) {
+            values.insert(keys::quarantine(id), None);
+        }
         if self.before.settings != self.after.settings {
             values.insert(
                 keys::SETTINGS.to_owned(),

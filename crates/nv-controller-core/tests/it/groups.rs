@@ -1,10 +1,10 @@
 //! Requests for groups, modes and settings.
 
-use nv_controller_core::{CommandError, ErrorKind};
-use nv_types::{Contention, Mode};
+use nv_controller_core::{Asked, CommandError, ErrorKind};
+use nv_types::{Contention, IpProto, Mode, Reason, Verdict};
 use serde_json::json;
 
-use crate::lab::{Lab, NOW, group, rule};
+use crate::lab::{Lab, NOW, group, later, rule, workload};
 
 #[test]
 fn a_group_is_made_changed_and_deleted() {
@@ -177,4 +177,75 @@ fn settings_change_by_field_and_are_refused_by_name() {
         let error = lab.refused(|core| core.patch_settings(&map(draft), NOW));
         assert!(error.to_string().starts_with(field), "{error}");
     }
+}
+
+#[test]
+fn a_quarantine_holds_until_it_is_lifted_and_is_explained() {
+    let mut lab = Lab::with_services();
+    let words = lab.make(|core| core.set_quarantine("web", true, Some("odd"), NOW));
+    assert_eq!(words, ["workload web-name: in quarantine (odd)"]);
+    let policy = lab.core.policy_revision();
+    assert_eq!(policy.0, lab.revision, "nodes are to enforce it");
+    let since = lab.core.input().quarantines["web"].since;
+    assert!(
+        lab.core
+            .set_quarantine("web", true, Some("odd"), later(9))
+            .unwrap()
+            .is_empty()
+    );
+    lab.make(|core| core.set_quarantine("web", true, Some("very odd"), later(9)));
+    assert_eq!(lab.core.input().quarantines["web"].since, since);
+    let ask = |from: &str, to: &str| Asked {
+        from: from.into(),
+        to: to.into(),
+        proto: IpProto::TCP,
+        port: 80,
+        app: None,
+    };
+    for (from, to) in [("web", "app"), ("db", "web")] {
+        let found = lab.core.explain(&ask(from, to)).unwrap();
+        assert_eq!(found.decision.reason, Reason::Quarantined);
+        assert!(
+            found.text.contains("DENY") && found.text.contains("web (very odd)"),
+            "{}",
+            found.text
+        );
+    }
+    let found = lab.core.explain(&ask("db", "app")).unwrap();
+    assert_eq!(found.decision.verdict, Verdict::Allow);
+    assert!(
+        !lab.core
+            .explain(&ask("web", "web"))
+            .unwrap()
+            .text
+            .contains("quarantine")
+    );
+
+    for (id, quarantine) in [("nobody", true), ("nobody", false)] {
+        let error = lab.refused(|core| core.set_quarantine(id, quarantine, None, NOW));
+        assert_eq!(error.to_string(), "there is no workload 'nobody'");
+    }
+    let long = "x".repeat(257);
+    let error = lab.refused(|core| core.set_quarantine("app", true, Some(&long), NOW));
+    assert!(error.to_string().starts_with("quarantine_reason: "), "{error}");
+    let mut host = workload("agent", "agent", "10.0.0.9");
+    host.host_network = true;
+    lab.put_workload(&host);
+    let error = lab.refused(|core| core.set_quarantine("agent", true, None, NOW));
+    assert!(
+        error.to_string().starts_with("quarantine: 'agent-name' shares"),
+        "{error}"
+    );
+
+    // Its workload may end meanwhile.
+    lab.delete("workload/n1/web");
+    assert!(
+        !lab.core.input().workloads.contains_key("web") && lab.core.input().quarantines.contains_key("web")
+    );
+    let before = lab.core.policy_revision();
+    assert_eq!(
+        lab.make(|core| core.set_quarantine("web", false, None, NOW)),
+        ["workload web: out of quarantine"]
+    );
+    assert!(lab.core.input().quarantines.is_empty() && lab.core.policy_revision() > before);
 }

@@ -5,7 +5,7 @@ use nv_controller_core::Controller;
 use nv_policy::group_problems;
 use nv_types::{GroupName, Workload, reserved};
 
-use super::{can_sniff, mode, seconds, state};
+use super::{can_be_cut, can_sniff, mode, seconds, state};
 
 fn member(core: &Controller, workload: &Workload) -> rest::Member {
     rest::Member {
@@ -19,7 +19,7 @@ fn member(core: &Controller, workload: &Workload) -> rest::Member {
         service_group: workload.service_group().map(String::from).unwrap_or_default(),
         policy_mode: mode(core, workload),
         cap_sniff: can_sniff(workload),
-        cap_quarantine: false,
+        cap_quarantine: can_be_cut(workload),
         cap_change_mode: true,
         privileged: workload.privileged,
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use nv_policy::interchange::{Outline, Place, outline};
-use nv_policy::{Compiler, Diagnostic, PolicyInput, review, validate_group, validate_rule};
+use nv_policy::{Compiler, Diagnostic, PolicyInput, change_settings, review, validate_group, validate_rule};
 use nv_types::{
     Application, Criterion, CriterionOp, Group, GroupKind, GroupName, NodeId, Revision, Rule, RuleId, Tier,
     Timestamp, reserved,
@@ -148,12 +148,14 @@ impl Loaded {
                 self.input.modes.insert(group, mode);
             }
             _ => {
-                for (field, new) in fields.iter().filter(|(field, _)| *field != "kind") {
-                    let mut settings = serde_json::to_value(&self.input.settings).unwrap_or_default();
-                    settings[field] = new.clone();
-                    self.input.settings =
-                        serde_json::from_value(settings).map_err(|error| wrong(field, error))?;
-                }
+                let mut change = fields.clone();
+                change.remove("kind");
+                self.input.settings = change_settings(&self.input.settings, &change).map_err(|bad| {
+                    (
+                        bad.field.split('.').next().unwrap_or_default().to_owned(),
+                        bad.problem,
+                    )
+                })?;
             }
         }
         Ok(())
