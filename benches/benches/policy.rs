@@ -179,6 +179,11 @@ fn figures(entries: u64, lines: u64, peaks: [f64; 2]) -> Vec<Figure> {
 }
 
 fn main() -> anyhow::Result<()> {
+    // One compile of one size, for tools that count instructions.
+    if let Ok(part) = std::env::var("NV_BENCH_PART") {
+        compile(&cluster::policy(Size::part(part.parse()?))?);
+        return Ok(());
+    }
     let measured = std::env::args().any(|argument| argument == "--bench");
     let mut criterion = Criterion::default()
         .output_directory(&figure::criterion_folder())

@@ -1,4 +1,7 @@
 //! What each rule has decided since the start. Bounded by the rules that there are: what is told of others is not kept.
+//!
+//! Counts are not stored: they are facts about traffic, as flows and violations are, and every controller of a cluster counts what its own agents tell it.
+//! Each would write beside the policy every few seconds, and a count that is half a minute old would be read as exact.
 
 use std::collections::BTreeMap;
 

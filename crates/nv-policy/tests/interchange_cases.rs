@@ -150,6 +150,26 @@ fn neuvector_objects_with_one_error_are_refused_for_it() {
 }
 
 #[test]
+fn what_neuvector_calls_couchbase_is_told() {
+    for (apps, told) in [
+        ("[Couchbase]", 1),
+        ("[Couchbase, Memcached]", 0),
+        ("[Memcached]", 0),
+    ] {
+        let rule = format!(
+            "[{{name: r, selector: {{name: external}}, action: allow, ports: any, applications: {apps}}}]"
+        );
+        let imported = import(&security_rule(CART, &rule), None).unwrap();
+        let notes = imported.notes.iter().filter(|note| {
+            let note = note.to_string();
+            note.starts_with("changed") && note.contains("Couchbase's own commands") && note.contains("line")
+        });
+        assert_eq!(notes.count(), told, "{apps}: {:?}", imported.notes);
+        assert_eq!(imported.rules.len(), 1);
+    }
+}
+
+#[test]
 fn a_group_by_name_only_must_be_there_already() {
     let referral = "[{name: r, selector: {name: partners, name_referral: true}, action: allow}]";
     let imported = import(&security_rule(CART, referral), None).unwrap();

@@ -16,38 +16,57 @@ type PairKey = (Identity, Direction, Identity);
 #[derive(Debug, Default)]
 pub(super) struct Journal {
     recording: bool,
+    /// Until it records: what the first compile writes, in the order of writing. Sorting it once costs less than a search for each.
+    first_addresses: Vec<(IpPrefix, Option<Identity>)>,
+    first_locals: Vec<(WorkloadId, Option<(Identity, Mode)>)>,
     addresses: BTreeMap<IpPrefix, Option<Identity>>,
     locals: BTreeMap<WorkloadId, Option<(Identity, Mode)>>,
     pairs: BTreeMap<PairKey, Option<PortTableId>>,
 }
 
-impl Journal {
-    pub(super) fn recording() -> Self {
-        Self {
-            recording: true,
-            ..Self::default()
-        }
-    }
+/// What was written last of each, in order.
+fn last_of<K: Ord, V>(mut written: Vec<(K, Option<V>)>) -> BTreeMap<K, V> {
+    written.reverse();
+    written.sort_by(|(a, _), (b, _)| a.cmp(b));
+    written.dedup_by(|later, kept| later.0 == kept.0);
+    let kept = written.into_iter();
+    kept.filter_map(|(key, value)| Some((key, value?))).collect()
 }
 
 impl Compiler {
+    /// From here on every change is told.
+    pub(super) fn begin_recording(&mut self) {
+        let first = std::mem::take(&mut self.journal);
+        self.addresses = last_of(first.first_addresses);
+        self.locals = last_of(first.first_locals);
+        self.journal.recording = true;
+    }
+
     pub(super) fn set_address(&mut self, prefix: IpPrefix, identity: Option<Identity>) {
+        if !self.journal.recording {
+            self.journal.first_addresses.push((prefix, identity));
+            return;
+        }
         let before = match identity {
             Some(identity) => self.addresses.insert(prefix, identity),
             None => self.addresses.remove(&prefix),
         };
-        if self.journal.recording && before != identity {
+        if before != identity {
             self.journal.addresses.entry(prefix).or_insert(before);
         }
     }
 
-    pub(super) fn set_local(&mut self, workload: &WorkloadId, now: Option<(Identity, Mode)>) {
+    pub(super) fn set_local(&mut self, workload: WorkloadId, now: Option<(Identity, Mode)>) {
+        if !self.journal.recording {
+            self.journal.first_locals.push((workload, now));
+            return;
+        }
         let before = match now {
             Some(now) => self.locals.insert(workload.clone(), now),
-            None => self.locals.remove(workload),
+            None => self.locals.remove(&workload),
         };
-        if self.journal.recording && before != now {
-            self.journal.locals.entry(workload.clone()).or_insert(before);
+        if before != now {
+            self.journal.locals.entry(workload).or_insert(before);
         }
     }
 
@@ -129,7 +148,11 @@ impl Compiler {
 
     /// The difference since the last one.
     pub(super) fn delta(&mut self) -> TablesDelta {
-        let journal = std::mem::replace(&mut self.journal, Journal::recording());
+        let recording = Journal {
+            recording: true,
+            ..Journal::default()
+        };
+        let journal = std::mem::replace(&mut self.journal, recording);
         let mut delta = TablesDelta {
             revision: self.revision,
             ..TablesDelta::default()

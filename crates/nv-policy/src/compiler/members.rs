@@ -108,7 +108,7 @@ impl Claim {
 /// Groups and workloads.
 #[derive(Debug)]
 pub(super) struct Members {
-    by_name: BTreeMap<GroupName, Gx>,
+    by_name: Map<GroupName, Gx>,
     pub(super) groups: Vec<GroupSlot>,
     free_groups: Vec<Gx>,
     /// Groups that need an exact value of a key, by key and value; all others that select workloads are in `scanned`.
@@ -131,7 +131,7 @@ pub(super) struct Members {
 impl Members {
     pub(super) fn new() -> Self {
         let mut members = Self {
-            by_name: BTreeMap::new(),
+            by_name: Map::default(),
             groups: Vec::new(),
             free_groups: Vec::new(),
             anchored: BTreeMap::new(),
@@ -168,6 +168,7 @@ impl Members {
         self.claims.reserve(workloads);
         self.workloads.reserve(workloads);
         self.groups.reserve(groups);
+        self.by_name.reserve(groups);
     }
 
     /// The number of a group's name.
@@ -380,13 +381,14 @@ impl Members {
         input: &PolicyInput,
         node: &NodeId,
         id: &WorkloadId,
+        now: Option<&Workload>,
     ) -> (Option<WorkloadSlot>, Option<Wx>) {
         let before = self
             .by_id
             .get(id)
             .copied()
             .and_then(|number| self.remove_workload(number));
-        let Some(workload) = input.workloads.get(id).filter(|workload| is_present(workload)) else {
+        let Some(workload) = now.filter(|workload| is_present(workload)) else {
             return (before, None);
         };
         let mut addresses: Vec<_> = workload.peer_addresses().map(v4_mapped).collect();
@@ -398,7 +400,7 @@ impl Members {
             addresses,
             started: workload.started,
             local: workload.node == *node,
-            mode: input.mode_of(workload),
+            mode: service.as_ref().map(|service| input.service_mode(service)),
             groups: self.groups_of(workload),
             service,
             domain: 0,
@@ -425,7 +427,10 @@ impl Members {
             }
         }
         if let Some(service) = &slot.service {
-            self.by_service.entry(service.clone()).or_default().insert(number);
+            match self.by_service.get_mut(service) {
+                Some(own) => own.insert(number),
+                None => self.by_service.entry(service.clone()).or_default().insert(number),
+            };
         }
         self.by_id.insert(id.clone(), number);
         self.workloads[number as usize] = Some(slot);
@@ -461,11 +466,15 @@ impl Members {
     }
 
     /// Groups with something that an administrator should know, by name.
-    pub(super) fn problems(&self) -> impl Iterator<Item = (&GroupName, &String)> {
-        self.by_name.iter().flat_map(|(name, number)| {
-            let problems = &self.groups[*number as usize].problems;
-            problems.iter().map(move |problem| (name, problem))
-        })
+    pub(super) fn problems<'a>(&'a self) -> impl Iterator<Item = (&'a GroupName, &'a String)> {
+        let mut slots: Vec<_> = self
+            .groups
+            .iter()
+            .filter(|slot| !slot.problems.is_empty())
+            .collect();
+        slots.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        let told = |slot: &'a GroupSlot| slot.problems.iter().map(|problem| (&slot.name, problem));
+        slots.into_iter().flat_map(told)
     }
 
     /// Prefixes of all address groups.

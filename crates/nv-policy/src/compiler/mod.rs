@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nv_types::{
     AddressEntry, Contention, GroupName, Identity, IpPrefix, LocalEntry, Mode, NodeId, PairEntry,
-    PolicyImage, PolicySettings, PortTableId, Revision, RuleId, TablesDelta, WorkloadId, reserved,
+    PolicyImage, PolicySettings, PortTableId, Revision, RuleId, TablesDelta, Workload, WorkloadId, reserved,
 };
 
 pub use change::Change;
@@ -151,17 +151,17 @@ impl Compiler {
         for name in input.groups.keys() {
             compiler.members.put_group(input, name);
         }
-        compiler.take_rules(input, &input.rules.iter().map(|rule| rule.id).collect());
+        compiler.add_rules(input, |_| true);
         for id in input.nodes.keys() {
             compiler.outside.put_node(input, id);
         }
-        for id in input.workloads.keys() {
-            compiler.put_workload(input, id);
+        for (id, workload) in &input.workloads {
+            compiler.put_workload(input, id, Some(workload));
         }
         compiler.outside.mode = input.modes.get(reserved::NODES).copied();
         compiler.todo.outside = true;
         compiler.settle();
-        compiler.journal = Journal::recording();
+        compiler.begin_recording();
         compiler.store.take_touched();
         compiler
     }
@@ -209,7 +209,7 @@ impl Compiler {
                     }
                 }
             }
-            Change::Workload(id) => self.put_workload(input, id),
+            Change::Workload(id) => self.put_workload(input, id, input.workloads.get(id)),
             Change::Name(name) => {
                 for group in self.members.naming(name) {
                     self.put_group(input, &group);
@@ -234,8 +234,8 @@ impl Compiler {
         self.todo.outside |= addresses;
     }
 
-    fn put_workload(&mut self, input: &PolicyInput, id: &WorkloadId) {
-        let (before, number) = self.members.put_workload(input, &self.node, id);
+    fn put_workload(&mut self, input: &PolicyInput, id: &WorkloadId, now: Option<&Workload>) {
+        let (before, number) = self.members.put_workload(input, &self.node, id, now);
         let domain = number.and_then(|number| Some(self.members.workload(number)?.domain));
         let left = before.as_ref().map(|before| before.domain);
         for domain in left.into_iter().chain(domain) {
@@ -245,7 +245,7 @@ impl Compiler {
         if let Some(before) = before {
             self.todo.addresses.extend(before.addresses);
             if before.local {
-                self.set_local(id, None); // put again if it is still here
+                self.set_local(id.clone(), None); // put again if it is still here
             }
             if let Some(class) = before.class {
                 self.classes.leave(class, before.local);
@@ -259,10 +259,15 @@ impl Compiler {
         for id in ids {
             self.remove_rule(*id);
         }
+        self.add_rules(input, |id| ids.contains(&id));
+    }
+
+    /// Puts rules that are not there.
+    fn add_rules(&mut self, input: &PolicyInput, wanted: impl Fn(RuleId) -> bool) {
         let members = &mut self.members;
         let (fresh, moved) = self
             .rules
-            .insert_many(&input.rules, ids, |name| members.group(name));
+            .insert_many(&input.rules, wanted, |name| members.group(name));
         self.touch_rules(&moved);
         for number in fresh {
             let Some(slot) = self.rules.get(number) else {

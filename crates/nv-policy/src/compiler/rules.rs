@@ -152,11 +152,11 @@ impl Rules {
     pub(super) fn insert_many(
         &mut self,
         list: &[Rule],
-        wanted: &BTreeSet<RuleId>,
+        wanted: impl Fn(RuleId) -> bool,
         mut group: impl FnMut(&nv_types::GroupName) -> Gx,
     ) -> (Vec<Rx>, Vec<Rx>) {
         let moved = self.reorder(list);
-        let fresh = list.iter().filter(|rule| wanted.contains(&rule.id));
+        let fresh = list.iter().filter(|rule| wanted(rule.id));
         let fresh = fresh.map(|rule| {
             let (from, to) = (group(&rule.from), group(&rule.to));
             self.put(rule.clone(), from, to, 0)

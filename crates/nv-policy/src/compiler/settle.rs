@@ -104,9 +104,9 @@ impl Compiler {
         };
         slot.class = Some(class);
         self.todo.addresses.extend(&slot.addresses);
-        let id = slot.id.clone();
         if let (true, Some(mode)) = (local, mode) {
-            self.set_local(&id, Some((class, mode)));
+            let id = slot.id.clone();
+            self.set_local(id, Some((class, mode)));
         }
     }
 

@@ -20,6 +20,7 @@
 //! | deny on `nodes`, `Host:` | only reported | can block | noted (changed) |
 //! | DNS names, `vh:` | resolved in the datapath; `vh:` by Host or SNI | by the addresses that are told; internal answers need `internal_names`; `vh:` by address | kept; diagnostics of the group say it |
 //! | boundary of a namespace | also before rules of users | learned rules only | a namespace's label is read; not in the objects |
+//! | application Couchbase | the memcached binary protocol, whoever speaks it | Couchbase's own commands only; plain ones are Memcached | noted (changed) |
 //! | process and file rules, DLP, WAF, sensors | there | not there | noted (lost) |
 
 mod read;

@@ -223,6 +223,13 @@ impl Reader {
         let mut rule = plain_rule(from, to, ports, action);
         if let Some(list) = fields.take("applications") {
             rule.applications = applications(&list)?;
+            let has = |app| rule.applications.contains(&app);
+            if has(Application::COUCHBASE) && !has(Application::MEMCACHED) {
+                notes.changed(
+                    &list,
+                    "NeuVector calls the whole memcached binary protocol Couchbase; here that is only Couchbase's own commands: name Memcached for the others",
+                );
+            }
         }
         fields.finish(notes);
         self.check_rule(&rule, at, stage)?;
