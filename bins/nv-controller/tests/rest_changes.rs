@@ -276,6 +276,62 @@ async fn a_workload_is_quarantined_and_let_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn domains_say_who_is_in_them_and_which_have_a_boundary() {
+    let bed = Bed::start().await;
+    let agent = bed.agent("one");
+    for (name, domain, state, label) in [
+        ("web", "shop", "running", "disabled"),
+        ("app", "shop", "running", "disabled"),
+        ("old", "shop", "exited", "enabled"),
+        ("vault", "secret", "running", "enabled"),
+        ("free", "", "running", "enabled"),
+    ] {
+        let mut value = serde_json::to_value(common::workload("one", name, "10.0.0.2")).unwrap();
+        value["domain"] = json!(domain);
+        value["state"] = json!(state);
+        value["namespace_labels"] = json!({"NeuvectorNamespaceBoundary": label});
+        let workload: nv_types::Workload = serde_json::from_value(value).unwrap();
+        let key = nv_types::keys::workload(&workload.node, &workload.id);
+        agent
+            .put(&key, nv_policy::encode(&key, &workload).unwrap(), 0)
+            .await
+            .unwrap();
+    }
+    let settings = json!({"settings": {"bounded_domains": ["later"]}});
+    let (status, answer) = bed.call(Method::PATCH, "/v1/settings", Some(settings)).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let answer = bed
+        .until("/v1/domain", |answer| {
+            answer["domains"].as_array().is_some_and(|list| list.len() == 3)
+                && answer["domains"][2]["workloads"] == 3
+        })
+        .await;
+    let short = answer["domains"].as_array().unwrap().iter().map(|domain| {
+        json!([
+            domain["name"],
+            domain["workloads"],
+            domain["running_workloads"],
+            domain["services"],
+            domain["boundary"]
+        ])
+    });
+    assert_eq!(
+        json!(short.collect::<Vec<_>>()),
+        json!([
+            ["later", 0, 0, 0, true],
+            ["secret", 1, 1, 1, true],
+            ["shop", 3, 2, 3, false]
+        ])
+    );
+    assert_eq!(
+        answer["domains"][1]["labels"],
+        json!({"NeuvectorNamespaceBoundary": "enabled"})
+    );
+    let one = bed.get("/v1/domain?f_name=secret").await;
+    assert_eq!(one["domains"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn addresses_are_explained() {
     let bed = Bed::start().await;
     let address = json!({"config": {"name": "lan", "criteria": [{"key": "address", "value": "192.0.2.0/24", "op": "="}]}});

@@ -5,6 +5,7 @@
 mod auth;
 mod body;
 mod capture;
+mod domain;
 mod error;
 mod explain;
 mod flow;
@@ -81,6 +82,7 @@ pub(crate) fn router(app: App) -> axum::Router {
         .routes(routes!(inventory::controller))
         .routes(routes!(inventory::nodes))
         .routes(routes!(inventory::endpoints))
+        .routes(routes!(domain::list))
         .routes(routes!(group::list, group::create))
         .routes(routes!(group::show, group::change, group::delete))
         .routes(routes!(rule::list, rule::act))

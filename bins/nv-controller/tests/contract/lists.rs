@@ -3,6 +3,10 @@
 /// Fields of ours that NeuVector's objects do not have.
 pub(crate) const ADDED: &[(&str, &str)] = &[
     (
+        "RESTDomain.boundary",
+        "whether it has one, by its label or by our setting",
+    ),
+    (
         "RESTGroup.cfg_type",
         "only the single group has it there; a list needs it as much",
     ),

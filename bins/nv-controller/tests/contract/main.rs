@@ -194,8 +194,9 @@ fn calls(password: &str) -> Vec<Call> {
             "patch /v1/settings",
             &[],
             "",
-            Some(json!({"settings": {"contention": "basic"}})),
+            Some(json!({"settings": {"contention": "basic", "bounded_domains": ["shop"]}})),
         ),
+        call("get /v1/domain", &[], "", None),
         call("get /v2/system/config", &[], "", None),
         call(
             "patch /v2/system/config",

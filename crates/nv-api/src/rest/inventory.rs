@@ -265,3 +265,33 @@ pub struct NodesData {
     /// Nodes that enforce it.
     pub in_force: usize,
 }
+
+/// A namespace of workloads.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Domain {
+    /// Name.
+    pub name: String,
+    /// Workloads in it.
+    pub workloads: usize,
+    /// Those that run.
+    pub running_workloads: usize,
+    /// Those that run and are pods.
+    pub running_pods: usize,
+    /// Services of its workloads.
+    pub services: usize,
+    /// Always empty: domains are not tagged.
+    pub tags: Vec<String>,
+    /// The namespace's labels, as its running workloads have them.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it has a boundary: by the setting `bounded_domains`, or by its label.
+    pub boundary: bool,
+}
+
+/// All domains.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct DomainsData {
+    /// Domains.
+    pub domains: Vec<Domain>,
+    /// Always false: domains are not tagged.
+    pub tag_per_domain: bool,
+}
