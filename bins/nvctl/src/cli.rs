@@ -225,8 +225,8 @@ pub enum Command {
     },
     /// Flows that were seen, newest last.
     #[command(
-        after_help = "Repeat an option for 'or'; different options are 'and'.\n\nExamples:\n  \
-                            nvctl flows --follow --verdict deny\n  nvctl flows --from web --port 8080 -o jsonl"
+        after_help = "Repeat an option, or put commas, for 'or'; different options are 'and'.\n\nExamples:\n  \
+                            nvctl flows --follow --verdict deny\n  nvctl flows --from web --port 8080,8443 -o jsonl"
     )]
     Flows(FlowArgs),
     /// Say what becomes of a flow, and why: rule, groups, modes, and the rules that nearly matched.
@@ -427,20 +427,20 @@ pub enum Expect {
 #[derive(Debug, Clone, Args)]
 pub struct FlowArgs {
     /// Client: workload, service, group or address.
-    #[arg(long)]
-    pub from: Option<String>,
+    #[arg(long, value_delimiter = ',')]
+    pub from: Vec<String>,
     /// Server.
-    #[arg(long)]
-    pub to: Option<String>,
+    #[arg(long, value_delimiter = ',')]
+    pub to: Vec<String>,
     /// allow, alert or deny.
-    #[arg(long, value_parser = ["allow", "alert", "deny"])]
-    pub verdict: Option<String>,
+    #[arg(long, value_delimiter = ',', value_parser = ["allow", "alert", "deny"])]
+    pub verdict: Vec<String>,
     /// Server port.
-    #[arg(long)]
-    pub port: Option<u16>,
+    #[arg(long, value_delimiter = ',')]
+    pub port: Vec<u16>,
     /// tcp, udp, icmp, sctp.
-    #[arg(long)]
-    pub protocol: Option<String>,
+    #[arg(long, value_delimiter = ',')]
+    pub protocol: Vec<String>,
     /// Only flows seen in the last so many seconds, minutes or hours: 90s, 5m, 2h.
     #[arg(long, value_name = "AGE")]
     pub since: Option<String>,

@@ -620,9 +620,11 @@ fn a_policy_by_file_is_enforced_seen_and_explained() {
             "--to",
             "app",
             "--verdict",
+            "alert",
+            "--verdict",
             "deny",
             "--port",
-            "8080",
+            "1,8080",
         ]);
         flows["flows"].as_array()?.first().cloned()
     });

@@ -31,48 +31,49 @@ pub struct FlowView {
 /// Which flows. Every field that is there must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FlowFilter {
-    /// Client: a workload's name or id, a service or its group, an address, `external`.
-    pub from: Option<String>,
+    /// Client, any of these: a workload's name or id, a service or its group, an address, `external`. Here as elsewhere none means all.
+    pub from: Vec<String>,
     /// Server.
-    pub to: Option<String>,
-    /// Verdict.
-    pub verdict: Option<Verdict>,
-    /// Server port.
-    pub port: Option<u16>,
-    /// Protocol by name or number.
-    pub protocol: Option<String>,
+    pub to: Vec<String>,
+    /// Verdicts.
+    pub verdicts: Vec<Verdict>,
+    /// Server ports.
+    pub ports: Vec<u16>,
+    /// Protocols by name or number.
+    pub protocols: Vec<String>,
     /// Seen at this time or later.
     pub since: Option<Timestamp>,
+}
+
+/// Whether one of the wanted is meant, or nothing in particular is wanted.
+fn any<T>(wanted: &[T], is: impl Fn(&T) -> bool) -> bool {
+    wanted.is_empty() || wanted.iter().any(is)
 }
 
 impl FlowFilter {
     fn lets_through(&self, view: &FlowView, input: &PolicyInput) -> bool {
         let record = &view.record;
-        let is = |wanted: &Option<String>, end: &Endpoint, address: std::net::IpAddr| {
-            wanted.as_ref().is_none_or(|text| {
-                text == &end.id
-                    || text == &end.name
-                    || *text == address.to_string()
-                    || end
-                        .workload
-                        .as_ref()
-                        .and_then(|id| input.workloads.get(id))
-                        .is_some_and(|workload| {
-                            *text == workload.service
-                                || workload
-                                    .service_group()
-                                    .is_some_and(|group| group.as_str() == text)
-                        })
-            })
+        let is = |text: &String, end: &Endpoint, address: std::net::IpAddr| {
+            text == &end.id
+                || text == &end.name
+                || *text == address.to_string()
+                || end
+                    .workload
+                    .as_ref()
+                    .and_then(|id| input.workloads.get(id))
+                    .is_some_and(|workload| {
+                        *text == workload.service
+                            || workload
+                                .service_group()
+                                .is_some_and(|group| group.as_str() == text)
+                    })
         };
-        is(&self.from, &view.client, record.tuple.client)
-            && is(&self.to, &view.server, record.tuple.server)
-            && self
-                .verdict
-                .is_none_or(|verdict| record.decision.verdict == verdict)
-            && self.port.is_none_or(|port| record.tuple.server_port == port)
+        any(&self.from, |text| is(text, &view.client, record.tuple.client))
+            && any(&self.to, |text| is(text, &view.server, record.tuple.server))
+            && any(&self.verdicts, |verdict| record.decision.verdict == *verdict)
+            && any(&self.ports, |port| record.tuple.server_port == *port)
             && self.since.is_none_or(|since| record.last_seen >= since)
-            && self.protocol.as_ref().is_none_or(|wanted| {
+            && any(&self.protocols, |wanted| {
                 let proto = record.tuple.proto;
                 wanted.eq_ignore_ascii_case(&proto.to_string())
                     || wanted.eq_ignore_ascii_case(&proto.for_policy().to_string())

@@ -67,14 +67,15 @@ pub(super) async fn violations(State(app): State<App>, page: Page) -> Result<Jso
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Which {
-    /// Client: a workload's name or id, a service or its group, an address, `external`.
+    /// Client: a workload's name or id, a service or its group, an address, `external`. Several with commas between them mean any of
+    /// them, here and below.
     from: Option<String>,
     /// Server.
     to: Option<String>,
     /// `allow`, `alert` or `deny`.
     verdict: Option<String>,
     /// Server port.
-    port: Option<u16>,
+    port: Option<String>,
     /// Protocol by name or number.
     protocol: Option<String>,
     /// Seen in the last so many seconds.
@@ -89,30 +90,39 @@ pub(super) struct Which {
 
 impl Which {
     fn filter(&self) -> Result<FlowFilter, ApiError> {
-        let verdict = self
-            .verdict
-            .as_deref()
-            .map(|text| {
-                [Verdict::Allow, Verdict::Alert, Verdict::Deny]
-                    .into_iter()
-                    .find(|verdict| verdict.name() == text)
-                    .ok_or_else(|| {
-                        ApiError::invalid(format!("verdict: '{text}' is none of allow, alert, deny"))
-                    })
-            })
-            .transpose()?;
+        let verdict = |text: &str| {
+            [Verdict::Allow, Verdict::Alert, Verdict::Deny]
+                .into_iter()
+                .find(|verdict| verdict.name() == text)
+                .ok_or_else(|| ApiError::invalid(format!("verdict: '{text}' is none of allow, alert, deny")))
+        };
+        let port = |text: &str| {
+            text.parse()
+                .map_err(|_error| ApiError::invalid(format!("port: '{text}' is no port")))
+        };
         let since = self
             .since
             .map(|age| Timestamp(now().0.saturating_sub(age.saturating_mul(1_000_000_000))));
+        let texts = |list| parts(list).map(str::to_owned).collect();
         Ok(FlowFilter {
-            from: self.from.clone(),
-            to: self.to.clone(),
-            verdict,
-            port: self.port,
-            protocol: self.protocol.clone(),
+            from: texts(self.from.as_deref()),
+            to: texts(self.to.as_deref()),
+            verdicts: parts(self.verdict.as_deref())
+                .map(verdict)
+                .collect::<Result<_, _>>()?,
+            ports: parts(self.port.as_deref()).map(port).collect::<Result<_, _>>()?,
+            protocols: texts(self.protocol.as_deref()),
             since,
         })
     }
+}
+
+/// The parts of a list with commas.
+fn parts(list: Option<&str>) -> impl Iterator<Item = &str> {
+    list.into_iter()
+        .flat_map(|list| list.split(','))
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
 }
 
 /// Recent flows, or a stream of them.

@@ -96,14 +96,20 @@ async fn follow(
 
 fn query(args: &FlowArgs) -> Result<Vec<(&'static str, String)>, CtlError> {
     let mut query = vec![("limit", args.last.to_string())];
-    let mut add = |name, value: Option<String>| query.extend(value.map(|value| (name, value)));
-    add("from", args.from.clone());
-    add("to", args.to.clone());
-    add("verdict", args.verdict.clone());
-    add("protocol", args.protocol.clone());
-    add("port", args.port.map(|port| port.to_string()));
+    let ports: Vec<_> = args.port.iter().map(u16::to_string).collect();
+    for (name, list) in [
+        ("from", &args.from),
+        ("to", &args.to),
+        ("verdict", &args.verdict),
+        ("protocol", &args.protocol),
+        ("port", &ports),
+    ] {
+        if !list.is_empty() {
+            query.push((name, list.join(",")));
+        }
+    }
     let since = args.since.as_deref().map(age).transpose()?;
-    add("since", since.map(|age| age.as_secs().to_string()));
+    query.extend(since.map(|age| ("since", age.as_secs().to_string())));
     Ok(query)
 }
 

@@ -29,7 +29,7 @@ fn a_filter_holds_all_of_its_words() {
             .map(|view| view.record.tuple.server_port)
             .collect()
     };
-    let text = |text: &str| Some(text.to_owned());
+    let text = |text: &str| vec![text.to_owned()];
     let any = FlowFilter::default;
     for name in ["web", "web-name", "nv.web", WEB] {
         assert_eq!(
@@ -65,14 +65,14 @@ fn a_filter_holds_all_of_its_words() {
     );
     assert_eq!(
         ports(FlowFilter {
-            verdict: Some(Verdict::Deny),
+            verdicts: vec![Verdict::Deny],
             ..any()
         }),
         [5432]
     );
     assert_eq!(
         ports(FlowFilter {
-            port: Some(53),
+            ports: vec![53],
             ..any()
         }),
         [53]
@@ -80,7 +80,7 @@ fn a_filter_holds_all_of_its_words() {
     for proto in ["udp", "UDP", "17"] {
         assert_eq!(
             ports(FlowFilter {
-                protocol: text(proto),
+                protocols: text(proto),
                 ..any()
             }),
             [53],
@@ -97,10 +97,19 @@ fn a_filter_holds_all_of_its_words() {
     assert_eq!(
         ports(FlowFilter {
             from: text("web"),
-            port: Some(53),
+            ports: vec![53],
             ..any()
         }),
         [0_u16; 0]
+    );
+    assert_eq!(
+        ports(FlowFilter {
+            from: vec!["external".to_owned(), "web".to_owned()],
+            ports: vec![53, 80, 443],
+            ..any()
+        }),
+        [80, 443],
+        "any of a list, and each list"
     );
     let newest: Vec<_> = lab
         .core
@@ -112,7 +121,7 @@ fn a_filter_holds_all_of_its_words() {
     let followed = lab.core.flows_after(
         0,
         &FlowFilter {
-            port: Some(53),
+            ports: vec![53],
             ..any()
         },
     );
