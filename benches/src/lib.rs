@@ -1,5 +1,6 @@
 //! Benches of nv: figures, traffic and policies that the benches share. See README.md for the method.
 
+pub mod capture;
 pub mod cluster;
 pub mod datapath;
 pub mod figure;

@@ -107,7 +107,7 @@ fn cpu_micros() -> i64 {
 }
 
 /// Keeps this thread on one processor, so that every run has its threads in the same places.
-fn pin(number: usize) -> anyhow::Result<()> {
+pub(crate) fn pin(number: usize) -> anyhow::Result<()> {
     let allowed = sched_getaffinity(Pid::from_raw(0))?;
     let usable: Vec<_> = (0..CpuSet::count())
         .filter(|cpu| allowed.is_set(*cpu).unwrap_or(false))
@@ -121,7 +121,7 @@ fn pin(number: usize) -> anyhow::Result<()> {
 }
 
 /// Runs on a thread of its own inside the namespace; the handle brings the result.
-fn inside<T: Send + 'static>(
+pub(crate) fn inside<T: Send + 'static>(
     netns: &std::path::Path,
     work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
 ) -> JoinHandle<anyhow::Result<T>> {
@@ -129,7 +129,7 @@ fn inside<T: Send + 'static>(
     thread::spawn(move || nv_lab::run_in(&netns, work)?)
 }
 
-fn join<T>(thread: JoinHandle<anyhow::Result<T>>) -> anyhow::Result<T> {
+pub(crate) fn join<T>(thread: JoinHandle<anyhow::Result<T>>) -> anyhow::Result<T> {
     thread.join().map_err(|_| anyhow!("a traffic thread panicked"))?
 }
 

@@ -25,6 +25,23 @@ pub(crate) fn run(name: &str, args: &[String]) -> anyhow::Result<()> {
                 .args(args);
             cmd::run(&mut bench)
         }
+        "capture" => {
+            let mut bench = cmd::cargo();
+            bench
+                .args([
+                    "run",
+                    "--release",
+                    "--locked",
+                    "--quiet",
+                    "-p",
+                    "nv-benches",
+                    "--bin",
+                    name,
+                    "--",
+                ])
+                .args(args);
+            cmd::run(&mut bench)
+        }
         "runtime" => {
             let mut bench = cmd::cargo();
             bench
@@ -40,7 +57,7 @@ pub(crate) fn run(name: &str, args: &[String]) -> anyhow::Result<()> {
             cmd::run(&mut bench)
         }
         _ => bail!(
-            "no bench '{name}': there are datapath, side-by-side, program, apply, footprint, policy, decide and runtime"
+            "no bench '{name}': there are datapath, side-by-side, program, apply, footprint, capture, policy, decide and runtime"
         ),
     }
 }
