@@ -1,16 +1,19 @@
 //! Captures for the controller, over gRPC.
 
+mod fetch;
+mod trigger;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::Stream;
 use nv_api::grpc::{
-    self, CaptureChunk, CaptureListReply, CaptureListRequest, CaptureStartRequest, CaptureStreamRequest,
-    Empty,
+    self, CaptureChunk, CaptureFetchRequest, CaptureListReply, CaptureListRequest, CaptureStartRequest,
+    CaptureStreamRequest, Empty,
     capture_server::{Capture, CaptureServer},
 };
 use nv_capture::{
@@ -27,6 +30,9 @@ use tonic::{Request, Response, Status};
 
 use crate::credentials::Pems;
 use crate::known::Known;
+use fetch::Fetch;
+
+pub(crate) use trigger::{Done as PacketsDone, PacketsAsk, serve as serve_packets};
 
 /// Bytes of a chunk.
 const CHUNK: usize = 64 * 1024;
@@ -88,6 +94,20 @@ fn id(text: &str) -> Result<CaptureId, Status> {
         .map_err(|_error| Status::not_found(format!("there is no capture '{text}'")))
 }
 
+/// Where a workload's interfaces are.
+fn target_of(workload: &Workload, netns_dir: &Path) -> Result<CaptureTarget, Status> {
+    let namespace = match workload.id.as_str().strip_prefix("netns:") {
+        Some(name) => NetnsRef::Path(netns_dir.join(name)),
+        None if workload.pid != 0 && !workload.host_network => NetnsRef::Pid(workload.pid),
+        None => {
+            return Err(Status::failed_precondition(
+                "this workload has no network namespace of its own: capture its node",
+            ));
+        }
+    };
+    Ok(CaptureTarget::netns(namespace))
+}
+
 impl CaptureService {
     fn info(&self, info: CaptureInfo) -> grpc::CaptureInfo {
         grpc::CaptureInfo {
@@ -103,6 +123,7 @@ impl CaptureService {
             stop_time: info.stopped.as_secs(),
             files: info.files,
             filter: info.filter,
+            cause: info.cause,
         }
     }
 
@@ -122,20 +143,8 @@ impl CaptureService {
         let workload = workloads
             .get(id)
             .ok_or_else(|| Status::not_found(format!("no workload '{id}' runs on {}", self.node)))?;
-        let namespace = match id.strip_prefix("netns:") {
-            Some(name) => NetnsRef::Path(self.netns_dir.join(name)),
-            None if workload.pid != 0 && !workload.host_network => NetnsRef::Pid(workload.pid),
-            None => {
-                return Err(Status::failed_precondition(
-                    "this workload has no network namespace of its own",
-                ));
-            }
-        };
-        Ok((
-            workload.id.clone(),
-            workload.name.clone(),
-            CaptureTarget::netns(namespace),
-        ))
+        let target = target_of(workload, &self.netns_dir)?;
+        Ok((workload.id.clone(), workload.name.clone(), target))
     }
 
     /// Runs something that blocks off the async threads.
@@ -220,6 +229,23 @@ impl Capture for CaptureService {
         let id = id(&request.into_inner().id)?;
         self.blocking(move |manager| manager.delete(id)).await?;
         Ok(Response::new(Empty {}))
+    }
+
+    type FetchStream = Chunks;
+
+    async fn fetch(&self, request: Request<CaptureFetchRequest>) -> Result<Response<Chunks>, Status> {
+        only_controller(&request)?;
+        let request = request.into_inner();
+        let fetch = Fetch::new(&request)?;
+        let stream = self
+            .manager
+            .read(id(&request.id)?, false)
+            .map_err(|error| refused(&error))?;
+        let (sender, receiver) = mpsc::channel(8);
+        tokio::task::spawn_blocking(move || fetch.run(stream, &sender));
+        Ok(Response::new(Box::pin(
+            tokio_stream::wrappers::ReceiverStream::new(receiver),
+        )))
     }
 
     type StreamStream = Chunks;

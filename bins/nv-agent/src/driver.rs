@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::captures::Workloads;
+use crate::captures::{PacketsAsk, PacketsDone, Workloads};
 use crate::datapath::{Ask, DatapathThread, Tell};
 use crate::hook::{self, Holds};
 use crate::known::Known;
@@ -45,6 +45,9 @@ pub(crate) struct Driver {
     /// What captures are told; looked after while one runs.
     pub(crate) known: Arc<Known>,
     pub(crate) captures: CaptureManager,
+    /// Where packets are kept and saved, and what became of it.
+    pub(crate) packets: mpsc::Sender<PacketsAsk>,
+    pub(crate) packets_done: mpsc::Receiver<PacketsDone>,
     /// What hooks ask.
     pub(crate) hooks: mpsc::Receiver<hook::Ask>,
     /// Keeps that open when nobody can ask.
@@ -106,6 +109,9 @@ impl Driver {
                     if self.core.workloads().contains_key(&workload.id) {
                         self.input(Input::WorkloadUp(workload));
                     }
+                }
+                Some((workload, result)) = self.packets_done.recv() => {
+                    self.input(Input::Packets { workload, result });
                 }
                 event = self.links.recv() => match event {
                     Some(event) => self.link_told(event),
@@ -192,6 +198,22 @@ impl Driver {
                 Effect::Apply { image, switches } => self.datapath.ask(Ask::Apply(image, switches)),
                 Effect::Attach(want) => self.datapath.ask(Ask::Attach(want)),
                 Effect::Detach(ifindex) => self.datapath.ask(Ask::Detach(ifindex)),
+                Effect::KeepPackets { workload, bytes } => {
+                    let known = self.core.workloads().get(&workload).cloned();
+                    self.ask_packets(match (bytes, known) {
+                        (Some(bytes), Some(known)) => PacketsAsk::Keep(Box::new(known), bytes),
+                        _ => PacketsAsk::Forget(workload),
+                    });
+                }
+                Effect::SavePackets {
+                    workload,
+                    cause,
+                    duration,
+                } => {
+                    self.known.begin(&self.core.policy_input());
+                    tracing::info!(%workload, cause, "a violation starts a capture");
+                    self.ask_packets(PacketsAsk::Save(workload, cause, duration));
+                }
                 Effect::Store { key, value } => {
                     changed = true;
                     self.uplink.store(key, value);
@@ -201,6 +223,12 @@ impl Driver {
         if changed {
             let mut shared = self.workloads.write().unwrap_or_else(PoisonError::into_inner);
             shared.clone_from(self.core.workloads());
+        }
+    }
+
+    fn ask_packets(&self, ask: PacketsAsk) {
+        if self.packets.try_send(ask).is_err() {
+            tracing::warn!("too much is asked of captures that violations start: one is left out");
         }
     }
 
@@ -223,9 +251,11 @@ impl Driver {
                 for sample in &samples {
                     match self.core.record(sample, offset) {
                         Some(record) => {
-                            if self.known.is_wanted() {
+                            // A violation may start a capture, which is to tell of it.
+                            if self.known.is_wanted() || record.decision.verdict != nv_types::Verdict::Allow {
                                 self.known.note(&record);
                             }
+                            self.core.notice(&record, node::moment());
                             self.uplink.report(record);
                         }
                         None => self.nameless += 1,

@@ -60,6 +60,13 @@ impl Known {
         let _ = tokio::time::timeout(PATIENCE, told.changed()).await;
     }
 
+    /// A capture begins that nobody has asked for.
+    pub(crate) fn begin(&self, input: &PolicyInput) {
+        if !self.wanted.swap(true, Ordering::AcqRel) {
+            self.learn(input);
+        }
+    }
+
     /// Nobody captures any more.
     pub(crate) fn forget(&self) {
         self.wanted.store(false, Ordering::Release);

@@ -54,7 +54,7 @@ pub use hook::{HookError, HookFail, HookOptions, Target, hook, print_instruction
 
 pub use dp::run_dp;
 
-use captures::{CaptureService, Workloads};
+use captures::{CaptureService, Workloads, serve_packets};
 use credentials::Pems;
 use datapath::DatapathThread;
 use driver::Driver;
@@ -150,15 +150,19 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     };
     let annotator: Arc<dyn nv_capture::Annotator> = Arc::clone(&known) as Arc<_>;
     let manager = CaptureManager::open_with(capture_config, Some(annotator)).context("captures")?;
+    let netns_dir: std::path::PathBuf = match &config.runtimes.netns {
+        Location::At(path) => path.clone(),
+        Location::Auto | Location::Each(_) | Location::Off => "/run/netns".into(),
+    };
+    let (packets, packets_asked) = mpsc::channel(TELLS);
+    let (packets_tell, packets_done) = mpsc::channel(TELLS);
+    serve_packets(manager.clone(), netns_dir.clone(), packets_asked, packets_tell);
     let service = CaptureService {
         manager: manager.clone(),
         known: Arc::clone(&known),
         workloads: Arc::clone(&workloads),
         node: config.node.clone(),
-        netns_dir: match &config.runtimes.netns {
-            Location::At(path) => path.clone(),
-            Location::Auto | Location::Each(_) | Location::Off => "/run/netns".into(),
-        },
+        netns_dir,
     };
     let (listen, serving) = captures::serve(service, config.listen, &pems, shutdown.clone()).await?;
     tasks.spawn(serving);
@@ -216,6 +220,8 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         workloads,
         known,
         captures: manager,
+        packets,
+        packets_done,
         told,
         hooks,
         _asks: asks,

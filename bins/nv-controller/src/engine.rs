@@ -280,6 +280,30 @@ impl Engine {
         Err(EngineError::Conflict(clash))
     }
 
+    /// Writes down what somebody did that changes nothing but must not go unseen.
+    pub(crate) async fn note(&self, user: &str, what: String) -> Result<(), EngineError> {
+        let mut audit = self.audit.lock().await;
+        let what = [what];
+        for _ in 0..TRIES {
+            let next = audit
+                .next(user, &what, now())
+                .map_err(|error| EngineError::Audit(format!("{error:#}")))?;
+            let mut txn = Txn::new()
+                .when(&next.key, Expect::Absent)
+                .put(&next.key, next.value.clone());
+            if let Some(old) = &next.old {
+                txn = txn.delete(old);
+            }
+            if let CommitOutcome::Committed(_) = self.store.commit(txn).await? {
+                audit.advance(&next);
+                return Ok(());
+            }
+            let end = Audit::open(&*self.store).await;
+            (*audit, _) = end.map_err(|error| EngineError::Audit(format!("{error:#}")))?;
+        }
+        Err(EngineError::Conflict(keys::AUDIT.to_owned()))
+    }
+
     /// Shows a plan that was written to the core.
     fn feed(&self, plan: &Plan, revision: Revision) {
         let mut core = self.core();

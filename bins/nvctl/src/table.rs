@@ -328,6 +328,16 @@ pub(crate) const REPLAY_AGAINST: Columns = Columns {
     ],
 };
 
+pub(crate) const TRIGGER: Columns = Columns {
+    name: "ring_kib",
+    list: &[
+        col("RING KIB", "ring_kib"),
+        col("RULES", "rules"),
+        col("SECONDS", "duration"),
+        col("INTERVAL", "interval"),
+    ],
+};
+
 pub(crate) const CAPTURES: Columns = Columns {
     name: "id",
     list: &[

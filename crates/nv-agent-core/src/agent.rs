@@ -1,5 +1,6 @@
 //! The reducer.
 
+mod lookback;
 mod record;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -42,6 +43,7 @@ pub struct Agent {
     workloads_in_force: BTreeSet<WorkloadId>,
     /// What is wrong, by what it is about.
     degraded: BTreeMap<String, String>,
+    lookbacks: lookback::Lookbacks,
     lost: BTreeMap<String, u64>,
     reported: Option<Node>,
     effects: VecDeque<Effect>,
@@ -71,6 +73,7 @@ impl Agent {
             in_force: None,
             workloads_in_force: BTreeSet::new(),
             degraded: BTreeMap::new(),
+            lookbacks: lookback::Lookbacks::default(),
             lost: BTreeMap::new(),
             reported: None,
             effects: VecDeque::new(),
@@ -107,6 +110,7 @@ impl Agent {
                 let effect = self.endpoints.attached(ifindex, result, self.now.steady);
                 self.effects.extend(effect);
             }
+            Input::Packets { workload, result } => self.packets(&workload, result),
             Input::Lost(lost) => self.lost = lost,
             Input::Tick => {}
         }
@@ -128,6 +132,7 @@ impl Agent {
             self.dirty = true;
         }
         self.plan_endpoints();
+        self.plan_lookbacks();
         let names: Vec<_> = self.endpoints.released().collect();
         let words = format!(
             "interfaces that no runtime claims are not guarded: {}",
@@ -194,6 +199,7 @@ impl Agent {
     fn locals_changed(&mut self) {
         self.claim();
         self.dirty = true;
+        self.lookbacks.stale = true;
     }
 
     fn claim(&mut self) {
@@ -246,7 +252,10 @@ impl Agent {
     fn store_put(&mut self, key: &str, value: &[u8], revision: Revision) {
         self.seen = self.seen.max(revision);
         match self.state.put(key, value) {
-            Ok(touched) => self.dirty |= touched != Touched::Nothing && !self.is_own(key),
+            Ok(touched) => {
+                self.dirty |= touched != Touched::Nothing && !self.is_own(key);
+                self.lookbacks.stale |= touched == Touched::Policy;
+            }
             // Its object keeps its last good form; the node says so.
             Err(_) => self.dirty = true,
         }
@@ -261,6 +270,7 @@ impl Agent {
     fn store_delete(&mut self, key: &str, revision: Revision) {
         self.seen = self.seen.max(revision);
         let touched = self.state.delete(key);
+        self.lookbacks.stale |= touched == Touched::Policy;
         self.dirty |= touched != Touched::Nothing && !self.is_own(key);
         self.stored.remove(key);
         if key.starts_with(keys::QUARANTINES) {
@@ -277,6 +287,7 @@ impl Agent {
         self.seen = revision;
         self.ready = true;
         self.dirty = true;
+        self.lookbacks.stale = true;
         let own = keys::workloads_of(&self.node);
         self.stored = entries
             .iter()

@@ -117,6 +117,13 @@ pub enum Input {
         /// `Err(None)`: the interface is gone; else the error in words.
         result: Result<(), Option<String>>,
     },
+    /// [`Effect::KeepPackets`] or [`Effect::SavePackets`] was carried out; the error in words.
+    Packets {
+        /// Whose.
+        workload: WorkloadId,
+        /// What became of it.
+        result: Result<(), String>,
+    },
     /// Events lost since start, by stage.
     Lost(BTreeMap<String, u64>),
     /// Time has passed.
@@ -137,6 +144,22 @@ pub enum Effect {
     Attach(EndpointWant),
     /// Stop guarding an interface.
     Detach(u32),
+    /// Keep a workload's newest packets in memory, at most so many bytes; `None`: not any more. Answer with [`Input::Packets`].
+    KeepPackets {
+        /// Whose.
+        workload: WorkloadId,
+        /// How much.
+        bytes: Option<u64>,
+    },
+    /// Start a capture of a workload that begins with the packets that were kept. Answer with [`Input::Packets`].
+    SavePackets {
+        /// Whose.
+        workload: WorkloadId,
+        /// What started it, in words.
+        cause: String,
+        /// Seconds that it goes on.
+        duration: u32,
+    },
     /// Write a value under a key of this node's own, or delete it.
     Store {
         /// Key.

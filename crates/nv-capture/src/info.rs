@@ -206,6 +206,8 @@ pub struct CaptureSpec {
     pub limits: CaptureLimits,
     /// Packets that are kept.
     pub filter: Filter,
+    /// What started it, in words; empty when somebody asked for it.
+    pub cause: String,
 }
 
 impl CaptureSpec {
@@ -218,6 +220,7 @@ impl CaptureSpec {
             target,
             limits: CaptureLimits::default(),
             filter: Filter::all(),
+            cause: String::new(),
         }
     }
 }
@@ -264,6 +267,9 @@ pub struct CaptureInfo {
     /// Text of its filter; empty for every packet.
     #[serde(default)]
     pub filter: String,
+    /// What started it; empty when somebody asked for it.
+    #[serde(default)]
+    pub cause: String,
     /// Files that it has now.
     #[serde(default)]
     pub files: u32,

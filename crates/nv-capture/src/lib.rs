@@ -34,12 +34,15 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod courtesy;
+mod export;
 mod files;
 mod filter;
 mod flows;
 mod format;
 mod headers;
 mod info;
+mod lookback;
 mod manager;
 mod merge;
 mod notes;
@@ -50,6 +53,7 @@ mod source;
 mod stream;
 mod sys;
 
+pub use export::{Compression, ExportError, FileForm, UnknownForm, decompressed, export};
 pub use files::FileRing;
 pub use filter::{
     Annotator, Filter, FilterError, FlowNote, Instruction, InvalidProgram, MAX_INSTRUCTIONS, Party, Program,
@@ -60,6 +64,7 @@ pub use headers::Headers;
 pub use info::{
     CaptureId, CaptureInfo, CaptureLimits, CaptureSpec, CaptureStatus, InvalidCaptureId, InvalidLimits,
 };
+pub use lookback::{Lookback, LookbackSource};
 pub use manager::{CaptureConfig, CaptureError, CaptureManager};
 pub use merge::Merge;
 pub use notes::Selection;

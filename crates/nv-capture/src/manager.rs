@@ -2,6 +2,7 @@
 
 mod folder;
 mod job;
+mod trigger;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,6 +22,7 @@ use crate::{
 };
 use folder::Folder;
 use job::Job;
+use trigger::Watched;
 
 /// How long a stopped capture may take to write its end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -118,6 +120,18 @@ pub enum CaptureError {
         /// What the system said.
         source: io::Error,
     },
+    /// Nothing is kept of the workload.
+    #[error("the newest packets of {0} are not kept")]
+    NotWatched(WorkloadId),
+    /// What is kept is being saved already.
+    #[error("the newest packets of {0} are being saved already")]
+    AlreadyTriggered(WorkloadId),
+    /// No more workloads can be watched.
+    #[error("the newest packets of {most} workloads are kept, which is the most")]
+    TooManyWatched {
+        /// Most.
+        most: usize,
+    },
     /// The capture was told to stop and did not within five seconds; it still will.
     #[error("capture {0} has not stopped yet")]
     StillStopping(CaptureId),
@@ -153,6 +167,7 @@ struct Shared {
     folder: Folder,
     annotator: Option<Arc<dyn Annotator>>,
     captures: Mutex<BTreeMap<CaptureId, Arc<Capture>>>,
+    watched: Mutex<BTreeMap<WorkloadId, Watched>>,
 }
 
 /// Starts, lists, stops, reads and deletes captures. A handle: clones share the same captures. Calls block for the
@@ -193,6 +208,7 @@ impl CaptureManager {
             folder,
             annotator,
             captures,
+            watched: Mutex::default(),
         })))
     }
 
@@ -242,6 +258,7 @@ impl CaptureManager {
             workload: spec.workload.clone(),
             name: spec.name.clone(),
             filter: spec.filter.to_string(),
+            cause: spec.cause.clone(),
             files: 1,
             status: CaptureStatus::Running,
             detail: String::new(),
@@ -358,8 +375,9 @@ impl CaptureManager {
         ))
     }
 
-    /// Ends every running capture and waits for them; files stay.
+    /// Ends every running capture and waits for them; files stay. What was kept for triggers is forgotten.
     pub fn shutdown(&self) {
+        self.watched().clear();
         let running: Vec<_> = self
             .lock()
             .values()
@@ -380,6 +398,9 @@ impl CaptureManager {
         if !self.0.config.node.is_empty() {
             comment.push_str(&format!("; node {}", self.0.config.node));
         }
+        if !spec.cause.is_empty() {
+            comment.push_str(&format!("; started by {}", spec.cause));
+        }
         if !spec.filter.is_all() {
             comment.push_str(&format!("; filter {}", spec.filter));
         }
@@ -387,6 +408,10 @@ impl CaptureManager {
             filter: spec.filter.to_string(),
             ..SectionInfo::new(&spec.name, comment)
         }
+    }
+
+    fn watched(&self) -> MutexGuard<'_, BTreeMap<WorkloadId, Watched>> {
+        self.0.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<CaptureId, Arc<Capture>>> {

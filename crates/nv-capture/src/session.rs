@@ -33,7 +33,7 @@ impl SessionControl {
         self.0.store(true, Ordering::Release);
     }
 
-    fn is_stopped(&self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 }

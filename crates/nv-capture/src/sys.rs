@@ -18,11 +18,12 @@ use nv_types::MacAddr;
 use crate::{LinkType, Program};
 
 /// Bytes of a block: more than the longest packet of a veth (64 KiB segments), so that none is cut short.
-const BLOCK: usize = 256 << 10;
-const BLOCKS: usize = 16;
-const RING: usize = BLOCK * BLOCKS;
+const BLOCK: usize = 128 << 10;
+/// Blocks of a ring: of a capture, and of what is only kept for a while.
+pub(crate) const BLOCKS: usize = 32;
+pub(crate) const FEW_BLOCKS: usize = 8;
 /// The kernel hands over a block that is not full after this many milliseconds.
-const RETIRE_MS: u32 = 20;
+const RETIRE_MS: u32 = 10;
 
 /// A packet in the ring.
 #[derive(Debug)]
@@ -51,6 +52,7 @@ impl RawPacket<'_> {
 pub(crate) struct Ring {
     socket: OwnedFd,
     map: NonNull<u8>,
+    blocks: usize,
     block: usize,
     /// Offset in the block of the next packet, and packets left; `None` when the block is not ours.
     cursor: Option<(usize, u32)>,
@@ -60,8 +62,8 @@ pub(crate) struct Ring {
 unsafe impl Send for Ring {}
 
 impl Ring {
-    /// Makes the ring on a socket that is not bound yet.
-    pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
+    /// Makes a ring of so many blocks on a socket that is not bound yet.
+    pub(crate) fn new(socket: OwnedFd, blocks: usize) -> io::Result<Self> {
         set_option(
             &socket,
             libc::PACKET_VERSION,
@@ -70,9 +72,9 @@ impl Ring {
         let size = |bytes: usize| libc::c_uint::try_from(bytes).map_err(io::Error::other);
         let request = libc::tpacket_req3 {
             tp_block_size: size(BLOCK)?,
-            tp_block_nr: size(BLOCKS)?,
+            tp_block_nr: size(blocks)?,
             tp_frame_size: size(BLOCK)?,
-            tp_frame_nr: size(BLOCKS)?,
+            tp_frame_nr: size(blocks)?,
             tp_retire_blk_tov: RETIRE_MS,
             tp_sizeof_priv: 0,
             tp_feature_req_word: 0,
@@ -80,7 +82,16 @@ impl Ring {
         set_option(&socket, libc::PACKET_RX_RING, &request)?;
         let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
-        let map = unsafe { libc::mmap(ptr::null_mut(), RING, protection, flags, socket.as_raw_fd(), 0) };
+        let map = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                BLOCK * blocks,
+                protection,
+                flags,
+                socket.as_raw_fd(),
+                0,
+            )
+        };
         if map == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -88,6 +99,7 @@ impl Ring {
         Ok(Self {
             socket,
             map,
+            blocks,
             block: 0,
             cursor: None,
         })
@@ -136,7 +148,7 @@ impl Ring {
     }
 
     fn block_start(&self) -> NonNull<u8> {
-        // SAFETY: `block` is below `BLOCKS`, so the result is inside the mapping.
+        // SAFETY: `block` is below `blocks`, so the result is inside the mapping.
         unsafe { self.map.add(self.block * BLOCK) }
     }
 
@@ -165,7 +177,7 @@ impl Ring {
                 }
                 Some((_, 0)) => {
                     self.status().store(libc::TP_STATUS_KERNEL, Ordering::Release);
-                    self.block = (self.block + 1) % BLOCKS;
+                    self.block = (self.block + 1) % self.blocks;
                     self.cursor = None;
                 }
                 Some((offset, left)) => {
@@ -230,7 +242,7 @@ impl Ring {
 impl Drop for Ring {
     fn drop(&mut self) {
         // SAFETY: the mapping was made by `new` with this length, and nothing borrows from it any more.
-        unsafe { libc::munmap(self.map.as_ptr().cast(), RING) };
+        unsafe { libc::munmap(self.map.as_ptr().cast(), BLOCK * self.blocks) };
     }
 }
 
@@ -241,6 +253,13 @@ pub(crate) fn packet_socket() -> io::Result<OwnedFd> {
     check(fd)?;
     // SAFETY: a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Lets this thread run when others have no use for the processor: packets are dropped before a workload suffers. A kernel that
+/// refuses has it run as before.
+pub(crate) fn give_way() {
+    // SAFETY: takes no pointers; 0 is the calling thread (setpriority(2)).
+    let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) };
 }
 
 /// Moves this thread into a network namespace.

@@ -68,6 +68,7 @@ fn spec(limits: CaptureLimits) -> CaptureSpec {
         target: CaptureTarget::netns(NetnsRef::Own),
         limits,
         filter: Filter::all(),
+        cause: String::new(),
     }
 }
 
@@ -484,4 +485,81 @@ fn a_link_in_the_place_of_a_file_is_not_followed() {
             .is_err()
     );
     assert!(bytes.is_empty());
+}
+
+#[test]
+fn a_trigger_saves_what_led_to_it_and_what_follows() {
+    let folder = tempfile::tempdir().unwrap();
+    let manager = open(folder.path());
+    let spec = spec(CaptureLimits::default());
+    let limits = CaptureLimits {
+        max_packets: 6,
+        ..CaptureLimits::default()
+    };
+    let refused = manager.trigger(&spec.workload, "nothing", limits);
+    assert!(matches!(refused, Err(CaptureError::NotWatched(_))), "{refused:?}");
+    let (feed, source) = fed();
+    manager.watch_from(&spec, 4 * 600, source).unwrap();
+    (0..50_u8).for_each(|n| feed.send(vec![n; 500]).unwrap());
+    let kept = |newest: u64| {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while manager.kept(&spec.workload).unwrap().0 as u64 != newest {
+            assert!(Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    };
+    // Fifty are too many for the ring: it holds four at last.
+    std::thread::sleep(Duration::from_millis(50));
+    kept(4);
+    let cause = "deny by rule 10002: 10.0.0.1:1 -> 10.0.0.2:2, protocol 6";
+    let info = manager.trigger(&spec.workload, cause, limits).unwrap();
+    assert_eq!(info.cause, cause);
+    let again = manager.trigger(&spec.workload, cause, limits);
+    assert!(
+        matches!(again, Err(CaptureError::AlreadyTriggered(_))),
+        "{again:?}"
+    );
+    (50..60_u8).for_each(|n| feed.send(vec![n; 500]).unwrap());
+    let info = wait(&manager, &info, ended);
+    assert_eq!((info.detail.as_str(), info.packets), ("packet limit reached", 6));
+    let mut bytes = Vec::new();
+    manager
+        .read(info.id, false)
+        .unwrap()
+        .read_to_end(&mut bytes)
+        .unwrap();
+    let packets: Vec<_> = PacketReader::new(bytes.as_slice())
+        .unwrap()
+        .map(|packet| packet.unwrap().data[0])
+        .collect();
+    assert_eq!(packets, [46, 47, 48, 49, 50, 51], "no gap and nothing twice");
+    assert!(String::from_utf8_lossy(&bytes).contains(&format!("started by {cause}")));
+    // They make room for each other, and for nobody else's.
+    let asked = manager.start_from(&spec, fed().1).unwrap();
+    for _ in 0..20 {
+        let one = CaptureLimits {
+            max_packets: 1,
+            ..limits
+        };
+        feed.send(vec![1; 500]).unwrap();
+        kept(manager.kept(&spec.workload).unwrap().0.max(1) as u64);
+        let info = manager.trigger(&spec.workload, cause, one).unwrap();
+        wait(&manager, &info, ended);
+    }
+    let triggered = manager
+        .list(None)
+        .iter()
+        .filter(|info| !info.cause.is_empty())
+        .count();
+    assert!(triggered <= 16, "{triggered}");
+    assert!(manager.info(asked.id).is_ok());
+    manager.unwatch(&spec.workload);
+    assert_eq!(manager.kept(&spec.workload), None);
+    manager.shutdown();
+    drop(manager);
+    assert_eq!(
+        open(folder.path()).info(info.id).map(|info| info.cause).ok(),
+        None,
+        "the oldest made room"
+    );
 }

@@ -126,6 +126,7 @@ fn spec(target: CaptureTarget, limits: CaptureLimits) -> CaptureSpec {
         target,
         limits,
         filter: Filter::all(),
+        cause: String::new(),
     }
 }
 

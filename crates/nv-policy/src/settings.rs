@@ -62,6 +62,10 @@ fn changed(before: &PolicySettings, path: &[&str], new: &Value) -> Result<Policy
             "'{wrong}' is neither a DNS name, nor '*.' and one, nor '*'"
         )));
     }
+    if let Err(problem) = settings.capture.check() {
+        let (_, problem) = problem.split_once(": ").unwrap_or(("", problem));
+        return Err(bad(problem.to_owned()));
+    }
     if settings.flow_share > 100 {
         return Err(bad(format!(
             "{} is more than the whole table: use 1 to 100 percent, or 0 for no bound",

@@ -38,6 +38,8 @@ pub use proto::IpProto;
 pub use verdict::{Action, Decision, Direction, Reason, RuleId, Tier, Verdict};
 
 #[cfg(feature = "alloc")]
+mod capture;
+#[cfg(feature = "alloc")]
 mod flow;
 #[cfg(feature = "alloc")]
 mod group;
@@ -52,6 +54,8 @@ mod rule;
 #[cfg(feature = "alloc")]
 mod workload;
 
+#[cfg(feature = "alloc")]
+pub use capture::CaptureTriggers;
 #[cfg(feature = "alloc")]
 pub use flow::{FiveTuple, FlowRecord, FlowState, Peer};
 #[cfg(feature = "alloc")]

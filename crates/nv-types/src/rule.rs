@@ -125,6 +125,8 @@ pub struct PolicySettings {
     /// Most flows that a workload may have opened at one interface, in percent of the node's connection table (0: no bound): beyond it new
     /// ones follow the mode, so that one workload cannot take the room of the others.
     pub flow_share: u8,
+    /// Captures that violations start.
+    pub capture: crate::CaptureTriggers,
     /// Ports of the nodes themselves that stay open whatever the rules say (nv's gRPC, SSH). Empty to remove.
     pub failsafe_ports: Vec<PortSpecText>,
 }
@@ -177,6 +179,7 @@ impl Default for PolicySettings {
             deny_response: DenyResponse::Drop,
             idle: IdleTimes::default(),
             flow_share: 25,
+            capture: crate::CaptureTriggers::default(),
             failsafe_ports: alloc::vec![tcp(22), tcp(10443), tcp(18400), tcp(18401)],
         }
     }

@@ -57,6 +57,33 @@ pub(super) struct Targets {
 pub(super) struct Fetch {
     /// Go on until the capture ends.
     follow: bool,
+    /// `pcapng`, or classic `pcap` for programs that read nothing else: packets alone.
+    form: Option<String>,
+    /// `gzip` or `zstd`: the file is given packed.
+    compress: Option<String>,
+}
+
+impl Fetch {
+    /// Form and compression as the agent knows them; empty for the file as it is.
+    fn shape(&self) -> Result<(String, String), ApiError> {
+        let pick = |name: &str, asked: &Option<String>, usual: &str, known: &[&str]| match asked.as_deref() {
+            None | Some("") => Ok(String::new()),
+            Some(text) if text == usual => Ok(String::new()),
+            Some(text) if known.contains(&text) => Ok(text.to_owned()),
+            Some(text) => Err(ApiError::invalid(format!(
+                "{name}: '{text}' is none of {usual}, {}",
+                known.join(", ")
+            ))),
+        };
+        let form = pick("form", &self.form, "pcapng", &["pcap"])?;
+        let compression = pick("compress", &self.compress, "none", &["gzip", "zstd"])?;
+        if self.follow && !(form.is_empty() && compression.is_empty()) {
+            return Err(ApiError::invalid(
+                "follow: what still grows is given as it is, without form and compress",
+            ));
+        }
+        Ok((form, compression))
+    }
 }
 
 /// Node and workload of each capture that was asked for.
@@ -159,12 +186,21 @@ fn sniffer(info: grpc::CaptureInfo) -> Sniffer {
         file_number: info.files,
         size: info.bytes,
         status: info.status,
-        args: info.detail,
+        args: if info.cause.is_empty() {
+            info.detail
+        } else {
+            format!("{}; started by {}", info.detail, info.cause)
+        },
         start_time: time(info.start_time),
         stop_time: time(info.stop_time),
         packets: info.packets,
         dropped: info.dropped,
     }
+}
+
+/// An id as the audit log has it: it comes from outside, and a log is read in terminals.
+fn named(id: &str) -> String {
+    id.chars().filter(|c| c.is_ascii_graphic()).take(128).collect()
 }
 
 /// Capture and node of an id.
@@ -261,6 +297,10 @@ pub(super) async fn start(
             }
         }
     }
+    for (_, capture) in &started {
+        let what = format!("capture {}: started on {}", capture.id, capture.container_id);
+        app.engine.note(&user.user, what).await?;
+    }
     let ids: Vec<_> = started.into_iter().map(|(_, capture)| capture.id).collect();
     Ok(Json(SnifferResultData {
         result: SnifferResult {
@@ -295,6 +335,9 @@ pub(super) async fn stop(
         .stop(grpc::CaptureId { id: capture })
         .await
         .map_err(|status| refused(&status))?;
+    app.engine
+        .note(&user.user, format!("capture {}: stopped", named(&id)))
+        .await?;
     tracing::info!(target: "audit", user = user.user, capture = id, "capture stopped");
     Ok(Json(serde_json::json!({})).into_response())
 }
@@ -312,6 +355,9 @@ pub(super) async fn delete(
         .delete(grpc::CaptureId { id: capture })
         .await
         .map_err(|status| refused(&status))?;
+    app.engine
+        .note(&user.user, format!("capture {}: deleted", named(&id)))
+        .await?;
     tracing::info!(target: "audit", user = user.user, capture = id, "capture deleted");
     Ok(Json(serde_json::json!({})).into_response())
 }
@@ -343,8 +389,8 @@ fn range(header: Option<&HeaderValue>, size: u64) -> Result<Option<(u64, u64)>, 
     Ok(Some((first, end - first)))
 }
 
-/// Fetch a capture's file: pcapng. A capture that has ended can be fetched in parts, by `Range`.
-#[utoipa::path(get, path = "/v1/sniffer/{id}/pcap", params(Fetch), responses((status = 200, content_type = "application/octet-stream"), (status = 206, content_type = "application/octet-stream"), (status = 404, body = ErrorBody), (status = 416, body = ErrorBody)))]
+/// Fetch a capture's file: pcapng, or in another form. The file of a capture that has ended can be fetched in parts, by `Range`.
+#[utoipa::path(get, path = "/v1/sniffer/{id}/pcap", params(Fetch), responses((status = 200, content_type = "application/octet-stream"), (status = 206, content_type = "application/octet-stream"), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody), (status = 416, body = ErrorBody)))]
 pub(super) async fn download(
     State(app): State<App>,
     user: User,
@@ -353,6 +399,8 @@ pub(super) async fn download(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let (capture, node) = split(&id)?;
+    let (form, compression) = fetch.shape()?;
+    let as_it_is = form.is_empty() && compression.is_empty();
     let mut client = agent(&app, &node).await?;
     let listed = client.list(grpc::CaptureListRequest::default()).await;
     let listed = listed.map_err(|status| refused(&status))?.into_inner().captures;
@@ -360,19 +408,40 @@ pub(super) async fn download(
     let ended = listed
         .iter()
         .find(|info| info.id == capture && info.status != "running");
-    let size = ended.map(|info| info.bytes);
+    let size = ended.map(|info| info.bytes).filter(|_| as_it_is);
     let part = match size {
         Some(size) if !fetch.follow => range(headers.get(RANGE), size)?,
         _ => None,
     };
-    let request = grpc::CaptureStreamRequest {
-        id: capture,
-        follow: fetch.follow,
-        offset: part.map_or(0, |(first, _)| first),
+    // Nobody gets packets without a trace.
+    let how = match (fetch.follow, part) {
+        (true, _) => "followed".to_owned(),
+        (false, Some((first, count))) => format!("downloaded, {count} bytes from {first}"),
+        (false, None) => "downloaded".to_owned(),
     };
-    let chunks = client.stream(request).await;
+    app.engine
+        .note(&user.user, format!("capture {}: {how}", named(&id)))
+        .await?;
+    tracing::info!(target: "audit", user = user.user, capture = id, how, "capture downloaded");
+    let chunks = if fetch.follow {
+        let request = grpc::CaptureStreamRequest {
+            id: capture,
+            follow: true,
+            offset: 0,
+        };
+        client.stream(request).await
+    } else {
+        let (offset, length) = part.unwrap_or((0, 0));
+        let request = grpc::CaptureFetchRequest {
+            id: capture,
+            offset,
+            length,
+            form,
+            compression: compression.clone(),
+        };
+        client.fetch(request).await
+    };
     let chunks = chunks.map_err(|status| refused(&status))?.into_inner();
-    tracing::info!(target: "audit", user = user.user, capture = id, follow = fetch.follow, part = ?part, "capture downloaded");
     let mut left = part.map_or(u64::MAX, |(_, count)| count);
     let body = chunks
         .map(move |chunk| {
@@ -384,7 +453,12 @@ pub(super) async fn download(
         .take_while(|chunk| std::future::ready(!matches!(chunk, Ok(data) if data.is_empty())));
     let mut response = HttpBody::from_stream(body).into_response();
     let answer = response.headers_mut();
-    answer.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    let kind = match compression.as_str() {
+        "gzip" => "application/gzip",
+        "zstd" => "application/zstd",
+        _ => "application/octet-stream",
+    };
+    answer.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     if let Some(size) = size.filter(|_| !fetch.follow) {
         answer.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         answer.insert(CONTENT_LENGTH, part.map_or(size, |(_, count)| count).into());

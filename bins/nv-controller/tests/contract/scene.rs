@@ -4,8 +4,8 @@ use std::pin::Pin;
 
 use futures::Stream;
 use nv_api::grpc::{
-    self, CaptureChunk, CaptureListReply, CaptureListRequest, CaptureStartRequest, CaptureStreamRequest,
-    Empty,
+    self, CaptureChunk, CaptureFetchRequest, CaptureListReply, CaptureListRequest, CaptureStartRequest,
+    CaptureStreamRequest, Empty,
     capture_server::{Capture, CaptureServer},
 };
 use nv_types::{Application, Decision, FlowRecord, Node, Reason, RuleId, Timestamp, Verdict, keys};
@@ -34,6 +34,7 @@ fn capture() -> grpc::CaptureInfo {
         stop_time: 0,
         files: 1,
         filter: "tcp port 80".into(),
+        cause: String::new(),
     }
 }
 
@@ -55,6 +56,12 @@ impl Capture for OneCapture {
 
     async fn delete(&self, _: Request<grpc::CaptureId>) -> Result<Response<Empty>, Status> {
         Ok(Response::new(Empty {}))
+    }
+
+    type FetchStream = Self::StreamStream;
+
+    async fn fetch(&self, _: Request<CaptureFetchRequest>) -> Result<Response<Self::StreamStream>, Status> {
+        Err(Status::unimplemented("no file"))
     }
 
     type StreamStream = Pin<Box<dyn Stream<Item = Result<CaptureChunk, Status>> + Send>>;

@@ -106,6 +106,30 @@ pub enum Capture {
         /// Go on where a download broke off, if FILE.part is there.
         #[arg(long)]
         resume: bool,
+        /// Classic pcap, for programs that read nothing else: packets alone.
+        #[arg(long, conflicts_with = "resume")]
+        pcap: bool,
+        /// Packed: gzip or zstd.
+        #[arg(long, value_parser = ["gzip", "zstd"], conflicts_with = "resume")]
+        compress: Option<String>,
+    },
+    /// Show or change which violations start a capture by themselves, with the packets that led to them.
+    ///
+    /// Needs memory on every node: the newest packets of each workload in Monitor or Protect are kept.
+    #[command(after_help = "Example: nvctl capture trigger --ring 1024 --rules 10002,0 --duration 30")]
+    Trigger {
+        /// KiB of packets that are kept of each workload; 0: nothing is kept, and nothing starts.
+        #[arg(long, value_name = "KIB")]
+        ring: Option<u32>,
+        /// Rules whose violations start a capture, with commas; 0: what no rule allows; `all`: every violation.
+        #[arg(long, value_name = "RULES")]
+        rules: Option<String>,
+        /// Seconds that a capture goes on.
+        #[arg(long, value_name = "SECONDS")]
+        duration: Option<u32>,
+        /// Seconds after which the next violation of a workload may start another one.
+        #[arg(long, value_name = "SECONDS")]
+        interval: Option<u32>,
     },
     /// Delete a capture and its file.
     Delete {

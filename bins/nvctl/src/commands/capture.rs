@@ -2,6 +2,7 @@
 
 mod file;
 mod follow;
+mod trigger;
 
 use std::fs;
 use std::io::{IsTerminal as _, Write};
@@ -51,7 +52,28 @@ pub(super) async fn run(context: &Context, command: Capture) -> Result<u8, CtlEr
             let answer = client.get("/v1/sniffer", &query).await?;
             context.output.list(&answer, "sniffers", &table::CAPTURES)?;
         }
-        Capture::Download { id, write, resume } => download(&context.client()?, &id, &write, resume).await?,
+        Capture::Download {
+            id,
+            write,
+            resume,
+            pcap,
+            compress,
+        } => {
+            let mut path = format!("/v1/sniffer/{}/pcap", segment(&id));
+            let form = pcap.then(|| "form=pcap".to_owned());
+            let packed = compress.map(|how| format!("compress={how}"));
+            let query: Vec<_> = form.into_iter().chain(packed).collect();
+            if !query.is_empty() {
+                path = format!("{path}?{}", query.join("&"));
+            }
+            download(&context.client()?, &path, &write, resume).await?;
+        }
+        Capture::Trigger {
+            ring,
+            rules,
+            duration,
+            interval,
+        } => trigger::run(context, ring, rules.as_deref(), duration, interval).await?,
         Capture::Delete { id } => {
             let client = context.client()?;
             client
@@ -145,10 +167,9 @@ fn parse_filter(text: &str) -> Result<Filter, CtlError> {
 }
 
 /// Fetches the file. Nothing is left under the wanted name unless it is whole.
-async fn download(client: &Client, id: &str, write: &Path, resume: bool) -> Result<(), CtlError> {
-    let path = format!("/v1/sniffer/{}/pcap", segment(id));
+async fn download(client: &Client, path: &str, write: &Path, resume: bool) -> Result<(), CtlError> {
     if write.as_os_str() == "-" {
-        let response = client.stream(&path, &[], "application/octet-stream").await?;
+        let response = client.stream(path, &[], "application/octet-stream").await?;
         let bar = progress(response.content_length());
         let mut body = response.bytes_stream();
         let mut out = std::io::stdout().lock();
@@ -167,9 +188,9 @@ async fn download(client: &Client, id: &str, write: &Path, resume: bool) -> Resu
     let held = fs::metadata(&part).map_or(0, |metadata| metadata.len());
     let from = if resume { held } else { 0 };
     let response = if from > 0 {
-        client.stream_from(&path, from).await?
+        client.stream_from(path, from).await?
     } else {
-        client.stream(&path, &[], "application/octet-stream").await?
+        client.stream(path, &[], "application/octet-stream").await?
     };
     // Without a part for an answer the file begins anew.
     let goes_on = response.status() == reqwest::StatusCode::PARTIAL_CONTENT;

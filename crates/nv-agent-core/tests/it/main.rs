@@ -9,6 +9,7 @@
 
 mod clock;
 mod endpoints;
+mod lookback;
 mod races;
 mod shell;
 mod simulation;

@@ -154,6 +154,7 @@ impl Shell {
                 self.asks.push_back(Ask::Attach(want));
             }
             Effect::Detach(ifindex) => self.asks.push_back(Ask::Detach(ifindex)),
+            Effect::KeepPackets { .. } | Effect::SavePackets { .. } => {}
             Effect::Store { key, value } => {
                 let own = key == keys::node(&node()) || key.starts_with(&keys::workloads_of(&node()));
                 assert!(own, "{key} is not the node's to write");

@@ -74,6 +74,8 @@ pub(crate) struct World {
     /// What was applied last.
     pub(crate) applied: Option<(Revision, BTreeSet<WorkloadId>, Switches)>,
     pub(crate) attaching: VecDeque<EndpointWant>,
+    /// What it asked about packets.
+    pub(crate) packets: Vec<Effect>,
     /// Guarded interfaces.
     pub(crate) guarded: BTreeMap<u32, Option<WorkloadId>>,
     /// Of these: cut off.
@@ -99,6 +101,7 @@ impl World {
             applying: None,
             applied: None,
             attaching: VecDeque::new(),
+            packets: Vec::new(),
             guarded: BTreeMap::new(),
             cut: BTreeSet::new(),
             asked: BTreeSet::new(),
@@ -173,6 +176,7 @@ impl World {
                 }
                 self.guarded.remove(&ifindex);
             }
+            packets @ (Effect::KeepPackets { .. } | Effect::SavePackets { .. }) => self.packets.push(packets),
             Effect::Store { key, value } => {
                 let own = key == keys::node(&node()) || key.starts_with(&keys::workloads_of(&node()));
                 assert!(own, "{key} is not the node's to write");

@@ -368,6 +368,11 @@ impl<W: Write> PcapSink<W> {
         }
     }
 
+    /// Link type of its interfaces, once there is one.
+    pub fn link(&self) -> Option<LinkType> {
+        self.links.first().copied()
+    }
+
     /// The writer.
     pub fn into_inner(self) -> W {
         self.writer

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Capture, Shared};
+use crate::courtesy::Courtesy;
 use crate::session::now;
 use crate::{CaptureLimits, CaptureStatus, FileRing, PacketSource, Selection, run_selected};
 
@@ -23,6 +24,7 @@ impl Job {
             capture: Arc::clone(&self.capture),
         };
         let capture = &self.capture;
+        let mut courtesy = Courtesy::begin();
         let outcome = run_selected(
             self.source.as_mut(),
             &mut self.ring,
@@ -32,6 +34,8 @@ impl Job {
             &mut |sums| {
                 let mut info = capture.lock();
                 (info.packets, info.dropped) = (sums.packets, sums.dropped);
+                drop(info);
+                courtesy.rest();
             },
         );
         // The socket keeps the workload's namespace alive: close it before anybody hears that the capture is over.

@@ -16,8 +16,9 @@ use crate::{CaptureLimits, Filter, InterfaceInfo, Packet, PacketDirection};
 /// Interfaces that are told apart; packets of further ones count as dropped.
 const MAX_INTERFACES: usize = 256;
 
-/// Packets of one call at most, so that a session looks at its limits in between.
+/// Packets and bytes of one call at most, so that a session looks at its limits in between.
 const BATCH: usize = 4096;
+const BATCH_BYTES: usize = 1 << 20;
 
 /// How often a busy source looks whether its namespace is still there; an idle one looks with every call.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -65,6 +66,23 @@ impl AfPacketSource {
         snap_len: u32,
         filter: &Filter,
     ) -> Result<Self, SourceError> {
+        Self::with_ring(target, snap_len, filter, sys::BLOCKS)
+    }
+
+    /// Opens the source with a quarter of the usual kernel buffer (1 MiB), for packets that are only kept for a while.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_small(target: &CaptureTarget, snap_len: u32) -> Result<Self, SourceError> {
+        Self::with_ring(target, snap_len, &Filter::all(), sys::FEW_BLOCKS)
+    }
+
+    fn with_ring(
+        target: &CaptureTarget,
+        snap_len: u32,
+        filter: &Filter,
+        blocks: usize,
+    ) -> Result<Self, SourceError> {
         let netns = Netns::open(target)?;
         let socket = socket_in(&netns)?;
         let failed = |action| move |source| SourceError::System { action, source };
@@ -89,7 +107,7 @@ impl AfPacketSource {
         let program = program
             .ok_or_else(|| failed("make the socket's filter")(std::io::ErrorKind::InvalidInput.into()))?;
         sys::set_filter(&socket, &program).map_err(failed("set the socket's filter"))?;
-        let ring = Ring::new(socket).map_err(failed("make the packet ring"))?;
+        let ring = Ring::new(socket, blocks).map_err(failed("make the packet ring"))?;
         ring.bind(bound.unwrap_or(0))
             .map_err(failed("bind the packet socket"))?;
         Ok(Self {
@@ -194,8 +212,13 @@ impl PacketSource for AfPacketSource {
             }
         }
         let socket = self.ring.socket().try_clone().map_err(wait)?;
+        let mut bytes = 0;
         for _ in 0..BATCH {
+            if bytes > BATCH_BYTES {
+                break;
+            }
             let Some(raw) = self.ring.next_packet() else { break };
+            bytes += raw.data.len();
             let Some(place) = place(&raw, &socket, &mut self.places, &mut self.interfaces) else {
                 self.stats.dropped += 1;
                 continue;

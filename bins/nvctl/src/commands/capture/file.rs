@@ -48,7 +48,7 @@ fn read(file: &Path, filter: Option<&str>) -> Result<Story, CtlError> {
         file: file.display().to_string(),
         problem,
     };
-    let (input, length): (Box<dyn Read>, _) = if file == Path::new("-") {
+    let (input, length): (Box<dyn Read + Send>, _) = if file == Path::new("-") {
         (Box::new(std::io::stdin()), None)
     } else {
         let open = std::fs::File::open(file).map_err(|source| CtlError::Io {
@@ -66,6 +66,7 @@ fn read(file: &Path, filter: Option<&str>) -> Result<Story, CtlError> {
     if let Ok(style) = ProgressStyle::with_template("{bytes} {bar:40} {bytes_per_sec}") {
         bar.set_style(style);
     }
+    let input = nv_capture::decompressed(input).map_err(|error| wrong(error.to_string()))?;
     let mut reader = PacketReader::new(input).map_err(|error| wrong(error.to_string()))?;
     let mut table = FlowTable::default();
     let mut interfaces = BTreeSet::new();
