@@ -989,7 +989,7 @@ fn a_violation_starts_a_capture_with_what_led_to_it() {
         "1",
     ]);
     let shown = product.json(&["capture", "trigger"]);
-    assert_eq!(shown["ring_kib"], 256, "{shown}");
+    assert_eq!(shown["capture"]["ring_kib"], 256, "{shown}");
     // The first packet of a denied flow is long over when the violation is told: it is in the capture nevertheless.
     let capture = wait_for("a capture that a violation started", || {
         reaches(web, app, 8080);
