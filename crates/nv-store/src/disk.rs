@@ -1,187 +1,408 @@
-//! The file behind an embedded store: redb, one write transaction and one sync a commit.
+//! The file behind an embedded store: redb, one write transaction and one sync a commit, and checks of our own over all that is in it.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nv_types::Revision;
 use redb::{
-    Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, StorageError, TableDefinition,
+    Database, DatabaseError, ReadTransaction, ReadableDatabase as _, ReadableTable as _, StorageError,
+    TableDefinition, TableError, WriteTransaction,
 };
 
 use crate::StoreError;
 use crate::engine::Engine;
+use crate::seal::{self, Head};
 use crate::types::{Change, KeyValue, LeaseId};
 
-/// Create revision, last revision, lease (0: none), value.
-type Row = (u64, u64, u64, &'static [u8]);
-const ENTRIES: TableDefinition<'_, &str, Row> = TableDefinition::new("entries");
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+/// Create revision, last revision, lease (0: none), check, value.
+pub(crate) type Row = (u64, u64, u64, u64, &'static [u8]);
+pub(crate) const ENTRIES: TableDefinition<'_, &str, Row> = TableDefinition::new("entries 2");
+/// As format 1 had them, without a check.
+type Row1 = (u64, u64, u64, &'static [u8]);
+const ENTRIES_1: TableDefinition<'_, &str, Row1> = TableDefinition::new("entries");
+pub(crate) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 /// Lease to its time in milliseconds.
 const LEASES: TableDefinition<'_, u64, u64> = TableDefinition::new("leases");
 
-const REVISION: &str = "revision";
+pub(crate) const REVISION: &str = "revision";
 /// Highest lease ever granted: a number is never given twice, or a client that still holds it would keep a stranger's lease.
 const LAST_LEASE: &str = "last lease";
+/// Sum of all checks.
+const SUM: &str = "sum";
 const FORMAT: &str = "format";
-const FORMAT_VERSION: u64 = 1;
+/// Format 1 had no checks; a file of it is brought up to this one when it is opened.
+const FORMAT_VERSION: u64 = 2;
+
+/// What to do about a file that cannot be used.
+const ADVICE: &str = "'nv-controller store repair' says what can be had of it, and what backups there are";
 
 #[derive(Debug)]
 pub(crate) struct Disk {
     path: PathBuf,
-    database: Database,
+    /// `None` after a write that failed: it is opened anew before the next one.
+    database: Option<Database>,
+    head: Head,
+    revision: u64,
+    sum: u64,
+    last_lease: u64,
+    /// Changes of the write that failed, of which nobody knows whether they are in the file.
+    in_doubt: Option<(Revision, Vec<Change>)>,
+}
+
+/// What is in a file.
+struct Content {
+    entries: BTreeMap<String, KeyValue>,
+    leases: BTreeMap<u64, u64>,
+    revision: u64,
+    last_lease: u64,
+    sum: u64,
+}
+
+/// Why a file's content cannot be used.
+enum Bad {
+    Redb(redb::Error),
+    Said(String),
+}
+
+impl<E: Into<redb::Error>> From<E> for Bad {
+    fn from(error: E) -> Self {
+        Self::Redb(error.into())
+    }
 }
 
 impl Disk {
     /// Opens or makes the file and reads all of it.
     pub(crate) fn open(path: &Path) -> Result<(Self, Engine), StoreError> {
-        let database = Database::create(path).map_err(|error| open_error(path, error))?;
+        let (database, content) = load(path)?;
+        let acknowledged = Head::read(path).unwrap_or(0);
+        if acknowledged > content.revision {
+            return Err(corrupt(
+                path,
+                &format!(
+                    "it ends at revision {}, but {acknowledged} was acknowledged: the last changes were lost, or an older file was put there",
+                    content.revision
+                ),
+            ));
+        }
+        let head = Head::open(path).and_then(|head| head.write(content.revision).map(|()| head));
+        let head = head.map_err(|source| StoreError::Io {
+            action: format!("cannot write {}.head", path.display()),
+            source,
+        })?;
         let disk = Self {
             path: path.to_owned(),
-            database,
+            database: Some(database),
+            head,
+            revision: content.revision,
+            sum: content.sum,
+            last_lease: content.last_lease,
+            in_doubt: None,
         };
-        disk.check_format()?;
-        let engine = disk.read().map_err(|error| disk.damaged(&error))?;
+        let engine = Engine::restore(
+            content.entries,
+            Revision(content.revision),
+            &content.leases,
+            content.last_lease,
+            Instant::now(),
+        );
         Ok((disk, engine))
     }
 
-    fn check_format(&self) -> Result<(), StoreError> {
-        let found = self.make_tables().map_err(|error| self.damaged(&error))?;
-        if found == FORMAT_VERSION {
-            return Ok(());
+    /// After a write that failed: opens the file anew. Gives changes that are in it although their write failed.
+    pub(crate) fn recover(&mut self) -> Result<Option<(Revision, Vec<Change>)>, StoreError> {
+        if self.database.is_some() {
+            return Ok(None);
         }
-        Err(StoreError::Corrupt {
-            path: self.path.display().to_string(),
-            detail: format!(
-                "it has format {found}, this version reads {FORMAT_VERSION}: use the version that wrote it"
-            ),
-        })
-    }
-
-    /// Makes what a new file lacks; gives the format's number.
-    fn make_tables(&self) -> Result<u64, redb::Error> {
-        let write = self.database.begin_write()?;
-        let found = {
-            let mut meta = write.open_table(META)?;
-            let found = meta.get(FORMAT)?.map(|value| value.value());
-            if found.is_none() {
-                meta.insert(FORMAT, FORMAT_VERSION)?;
+        let (database, content) = load(&self.path)?;
+        let made = match self.in_doubt.take() {
+            _ if content.revision == self.revision => None,
+            Some((revision, changes)) if content.revision == revision.0 => Some((revision, changes)),
+            _ => {
+                return Err(corrupt(
+                    &self.path,
+                    &format!(
+                        "after a write that failed it is at revision {}, not {}",
+                        content.revision, self.revision
+                    ),
+                ));
             }
-            write.open_table(ENTRIES)?;
-            write.open_table(LEASES)?;
-            found.unwrap_or(FORMAT_VERSION)
         };
-        write.commit()?;
-        Ok(found)
-    }
-
-    fn read(&self) -> Result<Engine, redb::Error> {
-        let read = self.database.begin_read()?;
-        let revision = read
-            .open_table(META)?
-            .get(REVISION)?
-            .map_or(0, |value| value.value());
-        let mut entries = BTreeMap::new();
-        for row in read.open_table(ENTRIES)?.iter()? {
-            let (key, value) = row?;
-            let (create, last, lease, bytes) = value.value();
-            let key = key.value().to_owned();
-            let entry = KeyValue {
-                key: key.clone(),
-                value: bytes.to_vec(),
-                create_revision: Revision(create),
-                mod_revision: Revision(last),
-                lease: (lease != 0).then_some(LeaseId(lease)),
-            };
-            entries.insert(key, entry);
-        }
-        let mut leases = BTreeMap::new();
-        for row in read.open_table(LEASES)?.iter()? {
-            let (id, ttl) = row?;
-            leases.insert(id.value(), ttl.value());
-        }
-        let last_lease = read
-            .open_table(META)?
-            .get(LAST_LEASE)?
-            .map_or(0, |value| value.value());
-        Ok(Engine::restore(
-            entries,
-            Revision(revision),
-            &leases,
-            last_lease,
-            Instant::now(),
-        ))
+        self.database = Some(database);
+        (self.revision, self.sum, self.last_lease) = (content.revision, content.sum, content.last_lease);
+        Ok(made)
     }
 
     /// Writes changes and waits until they are safe.
     pub(crate) fn write(&mut self, revision: Revision, changes: &[Change]) -> Result<(), StoreError> {
-        let made = || -> Result<(), redb::Error> {
-            let write = self.database.begin_write()?;
-            {
-                let mut entries = write.open_table(ENTRIES)?;
-                for change in changes {
-                    match change {
-                        Change::Put(entry) => {
-                            let lease = entry.lease.map_or(0, |id| id.0);
-                            let row = (
-                                entry.create_revision.0,
-                                entry.mod_revision.0,
-                                lease,
-                                entry.value.as_slice(),
-                            );
-                            entries.insert(entry.key.as_str(), row)?;
-                        }
-                        Change::Delete { key, .. } => {
-                            entries.remove(key.as_str())?;
-                        }
+        let old = seal::number(REVISION, 0, self.revision);
+        let new = seal::number(REVISION, 0, revision.0);
+        let sum = self.sum.wrapping_sub(old).wrapping_add(new);
+        let made = self.transact(sum, |write, sum| {
+            let mut entries = write.open_table(ENTRIES)?;
+            for change in changes {
+                let before = match change {
+                    Change::Put(entry) => {
+                        let (create, last) = (entry.create_revision.0, entry.mod_revision.0);
+                        let lease = entry.lease.map_or(0, |id| id.0);
+                        let check = seal::entry(&entry.key, create, last, lease, &entry.value);
+                        *sum = sum.wrapping_add(check);
+                        entries.insert(
+                            entry.key.as_str(),
+                            (create, last, lease, check, entry.value.as_slice()),
+                        )?
                     }
+                    Change::Delete { key, .. } => entries.remove(key.as_str())?,
+                };
+                if let Some(before) = before {
+                    *sum = sum.wrapping_sub(before.value().3);
                 }
-                write.open_table(META)?.insert(REVISION, revision.0)?;
             }
-            write.commit()?;
+            write.open_table(META)?.insert(REVISION, revision.0)?;
             Ok(())
-        };
-        made().map_err(|error| self.write_error(error))
+        });
+        if let Err(error) = made {
+            self.in_doubt = Some((revision, changes.to_vec()));
+            return Err(error);
+        }
+        self.revision = revision.0;
+        if let Err(error) = self.head.write(revision.0) {
+            tracing::warn!(path = %self.path.display(), %error, "the revision cannot be noted beside the store");
+        }
+        Ok(())
     }
 
     /// Writes a lease, or removes it.
     pub(crate) fn write_lease(&mut self, id: LeaseId, ttl: Option<Duration>) -> Result<(), StoreError> {
-        let made = || -> Result<(), redb::Error> {
-            let write = self.database.begin_write()?;
-            {
-                let mut leases = write.open_table(LEASES)?;
-                match ttl {
-                    Some(ttl) => leases.insert(id.0, u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))?,
-                    None => leases.remove(id.0)?,
-                };
-                if ttl.is_some() {
-                    write.open_table(META)?.insert(LAST_LEASE, id.0)?;
+        let last = ttl.map_or(self.last_lease, |_| id.0);
+        let old = seal::number(LAST_LEASE, 0, self.last_lease);
+        let sum = self
+            .sum
+            .wrapping_sub(old)
+            .wrapping_add(seal::number(LAST_LEASE, 0, last));
+        self.transact(sum, |write, sum| {
+            let mut leases = write.open_table(LEASES)?;
+            let before = match ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)) {
+                Some(ttl) => {
+                    *sum = sum.wrapping_add(seal::number("lease", id.0, ttl));
+                    leases.insert(id.0, ttl)?
                 }
+                None => leases.remove(id.0)?,
+            };
+            if let Some(before) = before {
+                *sum = sum.wrapping_sub(seal::number("lease", id.0, before.value()));
             }
-            write.commit()?;
+            write.open_table(META)?.insert(LAST_LEASE, last)?;
             Ok(())
+        })?;
+        self.last_lease = last;
+        Ok(())
+    }
+
+    /// One transaction with the sum that it comes to. After a failure the file is closed: redb serves nothing more then.
+    fn transact(
+        &mut self,
+        mut sum: u64,
+        make: impl FnOnce(&WriteTransaction, &mut u64) -> Result<(), redb::Error>,
+    ) -> Result<(), StoreError> {
+        let Some(database) = &self.database else {
+            return Err(corrupt(&self.path, "it was written to before it was opened anew"));
         };
-        made().map_err(|error| self.write_error(error))
-    }
-
-    fn damaged(&self, error: &redb::Error) -> StoreError {
-        StoreError::Corrupt {
-            path: self.path.display().to_string(),
-            detail: format!(
-                "{error}: move it away and put a backup in its place, or start without it and apply the policy anew"
-            ),
+        let made = || -> Result<u64, redb::Error> {
+            let write = database.begin_write()?;
+            make(&write, &mut sum)?;
+            write.open_table(META)?.insert(SUM, sum)?;
+            write.commit()?;
+            Ok(sum)
+        };
+        match made() {
+            Ok(sum) => {
+                self.sum = sum;
+                Ok(())
+            }
+            Err(error) => {
+                self.database = None;
+                Err(write_error(&self.path, error))
+            }
         }
     }
+}
 
-    fn write_error(&self, error: redb::Error) -> StoreError {
-        match error {
-            redb::Error::Io(source) => StoreError::Io {
-                action: format!("cannot write {}", self.path.display()),
+/// Opens a file, brings it up to today's format and reads all of it. What redb says of a damaged file by panicking is an error like any
+/// other.
+fn load(path: &Path) -> Result<(Database, Content), StoreError> {
+    let opened = quietly(|| -> Result<_, StoreError> {
+        let database = Database::create(path).map_err(|error| open_error(path, error))?;
+        match prepare(&database).and_then(|()| read(&database)) {
+            Ok(content) => Ok((database, content)),
+            Err(Bad::Redb(error)) => Err(write_error(path, error)),
+            Err(Bad::Said(what)) => Err(corrupt(path, &what)),
+        }
+    });
+    opened.unwrap_or_else(|what| Err(corrupt(path, &what)))
+}
+
+/// Runs what may panic over damaged data; gives what it said.
+pub(crate) fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        format!("it cannot be read ({})", text.unwrap_or("no reason given"))
+    })
+}
+
+/// Makes what a new file lacks, and brings an old one up to date.
+fn prepare(database: &Database) -> Result<(), Bad> {
+    let write = database.begin_write()?;
+    let meta = write.open_table(META)?;
+    let number = |name| -> Result<Option<u64>, Bad> { Ok(meta.get(name)?.map(|value| value.value())) };
+    let format = number(FORMAT)?;
+    let (revision, last_lease) = (number(REVISION)?.unwrap_or(0), number(LAST_LEASE)?.unwrap_or(0));
+    drop(meta);
+    match format {
+        Some(FORMAT_VERSION) => return Ok(write.abort()?),
+        None if revision == 0 && write.list_tables()?.count() <= 1 => {}
+        Some(1) => {}
+        other => {
+            let said = other.map_or_else(|| "no number".into(), |format| format.to_string());
+            return Err(Bad::Said(format!(
+                "its format has {said}, this version reads up to {FORMAT_VERSION}: was a newer nv-controller used?"
+            )));
+        }
+    }
+    let mut sum = seal::number(REVISION, 0, revision).wrapping_add(seal::number(LAST_LEASE, 0, last_lease));
+    {
+        let mut entries = write.open_table(ENTRIES)?;
+        for row in write.open_table(ENTRIES_1)?.iter()? {
+            let (key, value) = row?;
+            let (create, last, lease, bytes) = value.value();
+            let check = seal::entry(key.value(), create, last, lease, bytes);
+            entries.insert(key.value(), (create, last, lease, check, bytes))?;
+            sum = sum.wrapping_add(check);
+        }
+        for row in write.open_table(LEASES)?.iter()? {
+            let (id, ttl) = row?;
+            sum = sum.wrapping_add(seal::number("lease", id.value(), ttl.value()));
+        }
+        let mut meta = write.open_table(META)?;
+        for (name, value) in [
+            (REVISION, revision),
+            (LAST_LEASE, last_lease),
+            (SUM, sum),
+            (FORMAT, FORMAT_VERSION),
+        ] {
+            meta.insert(name, value)?;
+        }
+    }
+    write.delete_table(ENTRIES_1)?;
+    write.commit()?;
+    Ok(())
+}
+
+fn read(database: &Database) -> Result<Content, Bad> {
+    let read = database.begin_read()?;
+    let mut bad = Vec::new();
+    let mut entries = BTreeMap::new();
+    let mut sum = 0u64;
+    for row in read.open_table(ENTRIES)?.iter()? {
+        let (key, value) = row?;
+        match entry(key.value(), value.value()) {
+            Ok((entry, check)) => {
+                sum = sum.wrapping_add(check);
+                entries.insert(entry.key.clone(), entry);
+            }
+            Err(key) => bad.push(key),
+        }
+    }
+    if let Some(first) = bad.first() {
+        let count = bad.len();
+        return Err(Bad::Said(format!(
+            "{count} of its entries are not what was written, the first is '{first}'"
+        )));
+    }
+    let mut leases = BTreeMap::new();
+    for row in read.open_table(LEASES)?.iter()? {
+        let (id, ttl) = row?;
+        leases.insert(id.value(), ttl.value());
+        sum = sum.wrapping_add(seal::number("lease", id.value(), ttl.value()));
+    }
+    let number = |name| meta(&read, name).map(Option::unwrap_or_default);
+    let (revision, last_lease, written) = (number(REVISION)?, number(LAST_LEASE)?, number(SUM)?);
+    sum = sum
+        .wrapping_add(seal::number(REVISION, 0, revision))
+        .wrapping_add(seal::number(LAST_LEASE, 0, last_lease));
+    if sum != written {
+        return Err(Bad::Said(
+            "the sum over its entries is not the one that was written: some are missing or of another time"
+                .into(),
+        ));
+    }
+    Ok(Content {
+        entries,
+        leases,
+        revision,
+        last_lease,
+        sum,
+    })
+}
+
+/// A number of the file's own.
+pub(crate) fn meta(read: &ReadTransaction, name: &str) -> Result<Option<u64>, redb::Error> {
+    match read.open_table(META) {
+        Ok(meta) => Ok(meta.get(name)?.map(|value| value.value())),
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// An entry with its check; the key alone when it is not what was written.
+pub(crate) fn entry(
+    key: &str,
+    (create, last, lease, check, value): (u64, u64, u64, u64, &[u8]),
+) -> Result<(KeyValue, u64), String> {
+    if seal::entry(key, create, last, lease, value) != check {
+        return Err(key.escape_debug().to_string());
+    }
+    let entry = KeyValue {
+        key: key.to_owned(),
+        value: value.to_vec(),
+        create_revision: Revision(create),
+        mod_revision: Revision(last),
+        lease: (lease != 0).then_some(LeaseId(lease)),
+    };
+    Ok((entry, check))
+}
+
+fn corrupt(path: &Path, what: &str) -> StoreError {
+    StoreError::Corrupt {
+        path: path.display().to_string(),
+        detail: format!("{what}; {ADVICE}"),
+    }
+}
+
+fn write_error(path: &Path, error: redb::Error) -> StoreError {
+    match error {
+        redb::Error::Io(source)
+            if source.kind() != io::ErrorKind::InvalidData
+                && source.kind() != io::ErrorKind::UnexpectedEof =>
+        {
+            let full = matches!(
+                source.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            );
+            let what = if full {
+                "its disk is full; nothing changes until there is room again"
+            } else {
+                "nothing changes until it can be written again"
+            };
+            StoreError::Io {
+                action: format!("cannot write {}: {what}", path.display()),
                 source,
-            },
-            other => self.damaged(&other),
+            }
         }
+        other => corrupt(path, &other.to_string()),
     }
 }
 
@@ -195,14 +416,12 @@ fn open_error(path: &Path, error: DatabaseError) -> StoreError {
                 "another process has it open: is a controller running already?",
             ),
         },
-        DatabaseError::Storage(StorageError::Io(source)) if source.kind() != io::ErrorKind::InvalidData => {
+        DatabaseError::Storage(StorageError::Io(source))
+            if source.kind() != io::ErrorKind::InvalidData
+                && source.kind() != io::ErrorKind::UnexpectedEof =>
+        {
             StoreError::Io { action, source }
         }
-        other => StoreError::Corrupt {
-            path: path.display().to_string(),
-            detail: format!(
-                "{other}: move it away and put a backup in its place, or start without it and apply the policy anew"
-            ),
-        },
+        other => corrupt(path, &other.to_string()),
     }
 }

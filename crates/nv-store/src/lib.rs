@@ -22,6 +22,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 pub use nv_types::Revision;
 
+#[cfg(feature = "archive")]
+pub mod archive;
 mod check;
 #[cfg(feature = "cluster")]
 mod cluster;
@@ -39,6 +41,8 @@ mod local;
 #[cfg(feature = "cluster")]
 mod mirror;
 pub mod remote;
+pub mod repair;
+mod seal;
 #[cfg(feature = "test-util")]
 pub mod testing;
 mod types;

@@ -208,7 +208,20 @@ impl Writer {
         }
     }
 
+    /// After a write that failed, the file is opened anew before anything else is asked of it.
+    fn recover(&mut self) -> Result<(), StoreError> {
+        let Some(disk) = &mut self.disk else { return Ok(()) };
+        if let Some((revision, changes)) = disk.recover()? {
+            lock(&self.engine).apply(revision, changes);
+        }
+        Ok(())
+    }
+
     fn commit(&mut self, txn: &Txn, answer: oneshot::Sender<Result<CommitOutcome, StoreError>>) {
+        if let Err(error) = self.recover() {
+            let _ = answer.send(Err(error));
+            return;
+        }
         let revision = Revision(lock(&self.engine).revision().0 + 1);
         let verdict = lock(&self.engine).judge(txn, revision);
         match verdict {
@@ -239,6 +252,7 @@ impl Writer {
     }
 
     fn grant(&mut self, ttl: Duration) -> Result<Lease, StoreError> {
+        self.recover()?;
         let id = lock(&self.engine).next_lease();
         if let Some(disk) = &mut self.disk {
             disk.write_lease(id, Some(ttl))?;
@@ -247,6 +261,7 @@ impl Writer {
     }
 
     fn revoke(&mut self, id: LeaseId) -> Result<(), StoreError> {
+        self.recover()?;
         let keys = lock(&self.engine).leased(id).ok_or(StoreError::LeaseGone(id.0))?;
         let txn = Txn {
             conditions: Vec::new(),

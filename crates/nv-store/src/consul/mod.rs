@@ -268,7 +268,7 @@ impl Server {
         if ops.len() > MAX_CONSUL_OPS {
             return Err(StoreError::TooLarge {
                 what: format!(
-                    "number of operations and conditions in a transaction on Consul ({} of them nv's own)",
+                    "a transaction on Consul cannot be made in parts; apply the change in smaller ones, or fill the store with 'nv-controller store import': the number of its operations and conditions ({} of them nv's own)",
                     ops.len() - txn.ops.len() - txn.conditions.len()
                 ),
                 size: ops.len(),
