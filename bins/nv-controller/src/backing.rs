@@ -7,19 +7,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use nv_store::{
-    CommitOutcome, ConsulOptions, ConsulStore, EtcdOptions, EtcdStore, Expect, KvStore, LocalStore,
-    StoreError, TlsOptions, Txn,
+    ConsulOptions, ConsulStore, EtcdOptions, EtcdStore, KvStore, LocalStore, StoreError, TlsOptions,
 };
 use serde::Deserialize;
 
 use crate::config::Config;
+use crate::schema;
 
 /// How long a start waits for servers that do not answer.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Key of the version of what is stored.
-const SCHEMA: &str = "config/schema";
-/// The version that this controller writes. A newer one is refused: what it means is not known here.
-const VERSION: u64 = 1;
 
 /// Which store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
@@ -83,12 +79,24 @@ fn secret(path: &Path) -> anyhow::Result<String> {
     Ok(read(path)?.trim().to_owned())
 }
 
-/// Opens the store that is configured, and waits for servers that are not there yet.
+/// Opens the store that is configured, waits for servers that are not there yet, and brings what is in it up to date.
 pub(crate) async fn open(config: &Config) -> anyhow::Result<Arc<dyn KvStore>> {
+    let store = open_as_it_is(config).await?;
+    schema::bring_up_to_date(&*store).await?;
+    Ok(store)
+}
+
+/// File of the embedded store.
+pub(crate) fn file(config: &Config) -> PathBuf {
+    config.data_dir.join("store.redb")
+}
+
+/// Opens the store that is configured, whatever is in it.
+pub(crate) async fn open_as_it_is(config: &Config) -> anyhow::Result<Arc<dyn KvStore>> {
     let cluster = &config.cluster;
     let store: Arc<dyn KvStore> = match config.store {
         StoreKind::Embedded => {
-            let path = config.data_dir.join("store.redb");
+            let path = file(config);
             let store = tokio::task::spawn_blocking(move || LocalStore::open(&path)).await;
             Arc::new(store.context("opening the store")??)
         }
@@ -112,7 +120,6 @@ pub(crate) async fn open(config: &Config) -> anyhow::Result<Arc<dyn KvStore>> {
             Arc::new(patiently("etcd", || EtcdStore::connect(options.clone())).await?)
         }
     };
-    check_schema(&*store).await?;
     Ok(store)
 }
 
@@ -130,27 +137,5 @@ where
             }
             Err(error) => return Err(error).with_context(|| format!("{what} cannot be used")),
         }
-    }
-}
-
-/// Refuses what a newer controller wrote; notes the version where there is none yet.
-async fn check_schema(store: &dyn KvStore) -> anyhow::Result<()> {
-    let (found, _) = store.get(SCHEMA).await?;
-    let Some(found) = found else {
-        let value = serde_json::json!({ "version": VERSION }).to_string();
-        let txn = Txn::new().when(SCHEMA, Expect::Absent).put(SCHEMA, value);
-        return match store.commit(txn).await? {
-            CommitOutcome::Committed(_) => Ok(()),
-            // Another controller was quicker: look at what it wrote.
-            CommitOutcome::Conflict { .. } => Box::pin(check_schema(store)).await,
-        };
-    };
-    let value: serde_json::Value = serde_json::from_slice(&found.value).unwrap_or_default();
-    match value["version"].as_u64() {
-        Some(VERSION) => Ok(()),
-        Some(newer) if newer > VERSION => bail!(
-            "the store was written by a newer nv (schema {newer}, this one knows {VERSION}): update this controller"
-        ),
-        other => bail!("'{SCHEMA}' says {other:?}, which no nv wrote: restore it from a backup"),
     }
 }

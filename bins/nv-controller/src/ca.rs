@@ -44,7 +44,7 @@ impl std::fmt::Debug for Identity {
 }
 
 /// Key of the CA that controllers share; no agent may read it.
-const SHARED: &str = "ca/identity";
+pub(crate) const SHARED: &str = "ca/identity";
 
 /// Value of `ca/identity`, PEM.
 #[derive(Serialize, Deserialize)]
@@ -81,6 +81,36 @@ impl Ca {
             (Ok(_), Err(error)) => Err(error).with_context(|| format!("cannot read {}", key_path.display())),
             (Err(error), _) => Err(error).with_context(|| format!("cannot read {}", cert_path.display())),
         }
+    }
+
+    /// What stands in a store that controllers share, from a data folder.
+    pub(crate) fn entry(folder: &Path) -> anyhow::Result<Vec<u8>> {
+        let read = |name: &str| {
+            let path = folder.join(name);
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+        };
+        let shared = Shared {
+            certificate: read("ca.pem")?,
+            key: read("ca.key")?,
+        };
+        Ok(encode(SHARED, &shared)?)
+    }
+
+    /// Puts such an entry into a data folder that has no CA yet; one that has another is left alone.
+    pub(crate) fn restore(folder: &Path, entry: &[u8]) -> anyhow::Result<()> {
+        let shared: Shared = decode(SHARED, entry)?;
+        let (cert_path, key_path) = (folder.join("ca.pem"), folder.join("ca.key"));
+        if !cert_path.exists() {
+            write_new(&key_path, &shared.key, 0o600)?;
+            write_new(&cert_path, &shared.certificate, 0o644)?;
+        }
+        if Self::open(folder)?.pem != shared.certificate {
+            bail!(
+                "{} is another CA than the one of the export: agents would trust one of them only; give the store a data folder of its own",
+                cert_path.display()
+            );
+        }
+        Ok(())
     }
 
     fn create(cert_path: &Path, key_path: &Path) -> anyhow::Result<Self> {

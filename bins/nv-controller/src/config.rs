@@ -3,17 +3,19 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use serde::Deserialize;
 
 use crate::backing::{ClusterConfig, StoreKind};
+use crate::maintenance::StoreCommand;
 
 /// Command line of the controller.
 #[derive(Debug, Parser)]
 #[command(
     name = "nv-controller",
     version,
-    about = "Controller of nv: REST, gRPC, policy and store"
+    about = "Controller of nv: REST, gRPC, policy and store",
+    after_help = "Options go before 'store': nv-controller --config FILE store export BACKUP.json"
 )]
 pub struct Cli {
     /// TOML file with the same names as the options below (`data_dir`, `rest`, …).
@@ -43,6 +45,17 @@ pub struct Cli {
     /// Check the configuration and end.
     #[arg(long)]
     pub check_config: bool,
+    /// Instead of starting.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What else the controller's program does.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// Back up, move or repair the store while no controller runs on it.
+    #[command(subcommand)]
+    Store(StoreCommand),
 }
 
 /// A file's content.

@@ -17,7 +17,10 @@ use crate::audit::Audit;
 /// Tries of a commit that meets a change of somebody else's: another controller's, above all at the end of the audit log.
 const TRIES: usize = 12;
 /// Key of the controller that leads.
-const LEADER: &str = "controller/leader";
+pub(crate) const LEADER: &str = "controller/leader";
+/// Key that says up to which revision agents may know a store that this one was filled from: none of those revisions is one of this
+/// store.
+pub(crate) const ORIGIN: &str = "config/origin";
 /// Time after which a leader that is not heard of is none any more.
 const LEADER_TTL: Duration = Duration::from_secs(5);
 
@@ -103,6 +106,8 @@ pub(crate) struct Engine {
     endpoints: Mutex<BTreeMap<NodeId, (Timestamp, Vec<GuardedEndpoint>)>>,
     wake: Notify,
     started: Timestamp,
+    /// Nobody's watch goes on from this revision or an earlier one: it may be of another store.
+    foreign: Revision,
     /// Places where the audit log's chain was found broken at the start.
     audit_breaks: usize,
 }
@@ -112,6 +117,22 @@ pub(crate) fn now() -> Timestamp {
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default();
     Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// The revision that an entry [`ORIGIN`] says.
+pub(crate) fn origin(value: &[u8]) -> Option<Revision> {
+    let value: serde_json::Value = serde_json::from_slice(value).ok()?;
+    value["until"].as_u64().map(Revision)
+}
+
+/// What of these entries a controller cannot use, with the reasons.
+pub(crate) fn problems<'a>(entries: impl Iterator<Item = (&'a str, &'a [u8])>) -> Vec<(String, String)> {
+    let mut core = Controller::new();
+    core.store_resync(entries.map(|(key, value)| (key, value, Revision(1))), Revision(1));
+    let problems = core.problems().iter();
+    problems
+        .map(|(key, problem)| (key.clone(), problem.clone()))
+        .collect()
 }
 
 impl std::fmt::Debug for Engine {
@@ -136,7 +157,9 @@ impl Engine {
         for (key, problem) in core.problems() {
             tracing::error!(key, problem, "a stored value cannot be used");
         }
+        let foreign = listing.entries.iter().find(|entry| entry.key == ORIGIN);
         Ok(Arc::new(Self {
+            foreign: foreign.and_then(|entry| origin(&entry.value)).unwrap_or_default(),
             core: Mutex::new(core),
             store,
             name,
@@ -148,6 +171,15 @@ impl Engine {
             started: now(),
             audit_breaks,
         }))
+    }
+
+    /// Where an agent's watch can begin that wants everything from `from` on; 0, for a snapshot, where nobody knows what it has seen.
+    pub(crate) fn resumable(&self, from: Revision) -> Revision {
+        if from.0 <= self.foreign.0.saturating_add(1) && self.foreign > Revision(0) {
+            Revision(0)
+        } else {
+            from
+        }
     }
 
     pub(crate) fn store(&self) -> &dyn KvStore {

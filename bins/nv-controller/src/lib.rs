@@ -25,7 +25,9 @@ mod ca;
 mod config;
 mod engine;
 mod grpc;
+pub mod maintenance;
 mod rest;
+mod schema;
 mod server;
 mod sessions;
 mod users;
@@ -48,7 +50,7 @@ use tonic::transport::{Certificate, Server, ServerTlsConfig};
 
 pub use backing::{ClusterConfig, StoreKind};
 pub use ca::Identity;
-pub use config::{Cli, Config, ConfigError};
+pub use config::{Cli, Command, Config, ConfigError};
 
 use auth::Auth;
 use ca::Ca;
@@ -181,6 +183,7 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     let rest_listener = listen("REST", config.rest).await?;
     let grpc_listener = listen("gRPC", config.grpc).await?;
     let (rest, grpc) = (rest_listener.local_addr()?, grpc_listener.local_addr()?);
+    let copied = (!shared).then(|| Arc::clone(&store));
     let engine = Engine::open(store, shared.then(|| format!("{rest} {grpc}"))).await?;
     let app = rest::App {
         engine: Arc::clone(&engine),
@@ -192,6 +195,9 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     tasks.spawn(Arc::clone(&engine).run(shutdown.clone()));
     tasks.spawn(Arc::clone(&engine).lead(shutdown.clone()));
     tasks.spawn(auth.follow(shutdown.clone()));
+    if let Some(store) = copied {
+        tasks.spawn(maintenance::keep_copies(store, folder.clone(), shutdown.clone()));
+    }
     tasks.spawn(server::serve(
         rest_listener,
         server::tls(&identity)?,

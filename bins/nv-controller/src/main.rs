@@ -4,7 +4,8 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use nv_controller::{Cli, Config};
+use nv_controller::maintenance::StoreCommand;
+use nv_controller::{Cli, Command, Config};
 use tokio_util::sync::CancellationToken;
 
 /// Exit code for a configuration that cannot be used (`EX_USAGE`).
@@ -34,6 +35,15 @@ fn main() -> ExitCode {
             Err(error) => fail(&error, 1),
         };
     }
+    if let Some(Command::Store(command)) = &cli.command {
+        return match maintain(&config, command) {
+            Ok(said) => {
+                say(said.trim_end());
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&error, 1),
+        };
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -51,6 +61,11 @@ fn main() -> ExitCode {
 #[tokio::main(flavor = "current_thread")]
 async fn join_token(config: &Config, node: &str) -> anyhow::Result<String> {
     nv_controller::create_join_token(config, &node.parse()?).await
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn maintain(config: &Config, command: &StoreCommand) -> anyhow::Result<String> {
+    nv_controller::maintenance::run(config, command).await
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {

@@ -1,12 +1,14 @@
 //! The command line's shape. `--help` of each command is meant to teach.
 
 mod capture;
+mod store;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use capture::{Capture, CaptureWhat};
+pub use store::Store;
 
 pub use crate::commands::policy::{FailOn, FormArg, PolicyCommand};
 
@@ -254,6 +256,9 @@ pub enum Command {
     /// Packet captures.
     #[command(subcommand)]
     Capture(Capture),
+    /// The controller's store as one document: a backup, and policy put back from it.
+    #[command(subcommand)]
+    Store(Store),
     /// Self tests.
     #[command(subcommand)]
     Connectivity(Connectivity),

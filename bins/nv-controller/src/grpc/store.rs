@@ -153,7 +153,7 @@ impl Store for StoreService {
         let events = self
             .engine
             .store()
-            .watch(&request.prefix, Revision(request.from))
+            .watch(&request.prefix, self.engine.resumable(Revision(request.from)))
             .await
             .map_err(convert::status)?;
         let shutdown = self.shutdown.clone().cancelled_owned();

@@ -5,6 +5,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use nv_api::rest::ErrorBody;
 use nv_controller_core::{CommandError, ErrorKind};
+use nv_store::StoreError;
 
 use crate::engine::EngineError;
 
@@ -42,7 +43,7 @@ impl ApiError {
             StatusCode::TOO_MANY_REQUESTS => (3, "Too many attempts"),
             StatusCode::METHOD_NOT_ALLOWED => (1, "Method not allowed"),
             StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => (11, "Cluster failed"),
-            StatusCode::INTERNAL_SERVER_ERROR => (12, "Internal error"),
+            StatusCode::INTERNAL_SERVER_ERROR | StatusCode::INSUFFICIENT_STORAGE => (12, "Internal error"),
             _ => (7, "Request in wrong format"),
         }
     }
@@ -78,7 +79,19 @@ impl From<EngineError> for ApiError {
             EngineError::Conflict(_) | EngineError::Stale { .. } => {
                 Self::new(StatusCode::CONFLICT, error.to_string())
             }
-            EngineError::Store(_) | EngineError::Audit(_) => {
+            EngineError::Store(ref store) => {
+                tracing::error!(%error, "the store could not be read or changed");
+                let status = match store {
+                    StoreError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+                    StoreError::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+                    StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                        StatusCode::INSUFFICIENT_STORAGE
+                    }
+                    _ => StatusCode::INTERNAL_SERVER_ERROR,
+                };
+                Self::new(status, error.to_string())
+            }
+            EngineError::Audit(_) => {
                 tracing::error!(%error, "a change could not be stored");
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
             }

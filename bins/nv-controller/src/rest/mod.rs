@@ -16,6 +16,7 @@ mod meta;
 mod policy;
 mod rule;
 mod service;
+mod store;
 mod system;
 mod user;
 mod view;
@@ -103,6 +104,7 @@ pub(crate) fn router(app: App) -> axum::Router {
         .routes(routes!(capture::download))
         .routes(routes!(user::list, user::create))
         .routes(routes!(user::show, user::change, user::delete))
+        .routes(routes!(store::export, store::import))
         .routes(routes!(meta::health))
         .routes(routes!(meta::metrics))
         .split_for_parts();

@@ -63,6 +63,16 @@ impl Bed {
         answer["token"]["token"].as_str().unwrap().to_owned()
     }
 
+    /// The store's revision, as REST says it.
+    pub(crate) async fn handle_revision(&self) -> u64 {
+        let answer = self.raw(Method::GET, "/v1/group", Some(&self.token), None).await;
+        answer.headers()["x-nv-revision"]
+            .to_str()
+            .unwrap()
+            .parse()
+            .unwrap()
+    }
+
     pub(crate) async fn login(&self, password: &str) -> (StatusCode, Value) {
         let body = json!({"password": {"username": "admin", "password": password}});
         self.call(Method::POST, "/v1/auth", Some(body)).await

@@ -17,7 +17,7 @@ use schema::{Findings, Schemas};
 use serde_json::{Value, json};
 
 /// Routes that NeuVector's document does not have.
-const OURS: [&str; 10] = [
+const OURS: [&str; 11] = [
     "/v1/conversation",
     "/v1/endpoint",
     "/v1/node",
@@ -26,6 +26,7 @@ const OURS: [&str; 10] = [
     "/v1/flow",
     "/v1/settings",
     "/v1/quarantine",
+    "/v1/store",
     "/healthz",
     "/metrics",
 ];
@@ -236,9 +237,17 @@ fn calls(password: &str) -> Vec<Call> {
             Some(json!({"config": {"fullname": "eve", "pwd_profile": "", "email": "e@example.org"}})),
         ),
         call("delete /v1/user/{}", &["eve"], "", None),
+        call("get /v1/store", &[], "", None),
+        call("post /v1/store", &[], "?dry_run=true", Some(no_store())),
         call("get /healthz", &[], "", None),
         call("delete /v1/auth", &[], "", None),
     ]
+}
+
+/// An export of a store that is empty.
+fn no_store() -> Value {
+    let json = nv_store::archive::Archive::default().to_json().unwrap();
+    serde_json::from_str(&json).unwrap()
 }
 
 /// Every operation's answers, from a controller that has something of everything.

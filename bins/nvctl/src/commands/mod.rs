@@ -14,6 +14,7 @@ mod quarantine;
 mod session;
 mod settings;
 mod status;
+mod store;
 
 use clap::CommandFactory as _;
 use reqwest::Method;
@@ -119,6 +120,7 @@ pub(crate) async fn run(cli: Cli, given: Given) -> Result<u8, CtlError> {
         } => explain::run(&context, &explain::Question { from, to, port, app }, expect).await,
         Command::Policy(command) => policy::run(&context, command).await,
         Command::Capture(command) => capture::run(&context, command).await,
+        Command::Store(command) => store::run(&context, command).await,
         Command::Connectivity(command) => connectivity::run(&context, command).await,
         // Done above.
         Command::Completion { .. } | Command::Config { .. } => Ok(EXIT_OK),
