@@ -13,14 +13,12 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::Audit;
+use crate::schema::{ORIGIN, origin};
 
 /// Tries of a commit that meets a change of somebody else's: another controller's, above all at the end of the audit log.
 const TRIES: usize = 12;
 /// Key of the controller that leads.
 pub(crate) const LEADER: &str = "controller/leader";
-/// Key that says up to which revision agents may know a store that this one was filled from: none of those revisions is one of this
-/// store.
-pub(crate) const ORIGIN: &str = "config/origin";
 /// Time after which a leader that is not heard of is none any more.
 const LEADER_TTL: Duration = Duration::from_secs(5);
 
@@ -117,22 +115,6 @@ pub(crate) fn now() -> Timestamp {
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default();
     Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
-}
-
-/// The revision that an entry [`ORIGIN`] says.
-pub(crate) fn origin(value: &[u8]) -> Option<Revision> {
-    let value: serde_json::Value = serde_json::from_slice(value).ok()?;
-    value["until"].as_u64().map(Revision)
-}
-
-/// What of these entries a controller cannot use, with the reasons.
-pub(crate) fn problems<'a>(entries: impl Iterator<Item = (&'a str, &'a [u8])>) -> Vec<(String, String)> {
-    let mut core = Controller::new();
-    core.store_resync(entries.map(|(key, value)| (key, value, Revision(1))), Revision(1));
-    let problems = core.problems().iter();
-    problems
-        .map(|(key, problem)| (key.clone(), problem.clone()))
-        .collect()
 }
 
 impl std::fmt::Debug for Engine {

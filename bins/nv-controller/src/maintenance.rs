@@ -20,7 +20,8 @@ use crate::StoreKind;
 use crate::backing;
 use crate::ca::{self, Ca};
 use crate::config::Config;
-use crate::engine::{LEADER, ORIGIN, problems};
+use crate::engine::LEADER;
+use crate::schema::{ORIGIN, origin, problems};
 
 /// Copies that a controller keeps.
 const COPIES: usize = 5;
@@ -141,10 +142,7 @@ async fn import(config: &Config, archive: &Archive, replace: bool) -> anyhow::Re
         Ca::restore(&config.data_dir, &entry)?;
     }
     // Agents know revisions of the store that this came from. None of them is one of this store.
-    let before = archive
-        .entries
-        .get(ORIGIN)
-        .and_then(|value| crate::engine::origin(value));
+    let before = archive.entries.get(ORIGIN).and_then(|value| origin(value));
     let until = before
         .unwrap_or(Revision(0))
         .max(archive.revision)

@@ -1,12 +1,17 @@
 //! The version of what is stored, and how older ones are brought up to it.
 
 use anyhow::{Context as _, bail};
+use nv_controller_core::Controller;
 use nv_store::archive::{Archive, UNFINISHED};
 use nv_store::{CommitOutcome, Expect, KvStore, Txn};
+use nv_types::Revision;
 use serde_json::{Value, json};
 
 /// Key of the version.
 pub(crate) const SCHEMA: &str = "config/schema";
+/// Key that says up to which revision agents may know a store that this one was filled from: none of those revisions is one of this
+/// store.
+pub(crate) const ORIGIN: &str = "config/origin";
 /// Rewrites all that one version wrote into what the next one means.
 type Step = fn(&mut Archive) -> anyhow::Result<()>;
 /// What leads from version 1 to 2, from 2 to 3, and so on: the version that this controller writes is one more than there are steps. A
@@ -80,6 +85,22 @@ async fn migrate(store: &dyn KvStore, steps: &[Step]) -> anyhow::Result<()> {
             return Ok(());
         }
     }
+}
+
+/// The revision that an entry [`ORIGIN`] says.
+pub(crate) fn origin(value: &[u8]) -> Option<Revision> {
+    let value: Value = serde_json::from_slice(value).ok()?;
+    value["until"].as_u64().map(Revision)
+}
+
+/// What of these entries a controller cannot use, with the reasons.
+pub(crate) fn problems<'a>(entries: impl Iterator<Item = (&'a str, &'a [u8])>) -> Vec<(String, String)> {
+    let mut core = Controller::new();
+    core.store_resync(entries.map(|(key, value)| (key, value, Revision(1))), Revision(1));
+    let problems = core.problems().iter();
+    problems
+        .map(|(key, problem)| (key.clone(), problem.clone()))
+        .collect()
 }
 
 #[cfg(test)]

@@ -16,7 +16,8 @@ use super::body::Query;
 use super::error::ApiError;
 use super::{App, REVISION_HEADER, User};
 use crate::auth::Role;
-use crate::engine::{EngineError, problems};
+use crate::engine::EngineError;
+use crate::schema::problems;
 
 /// Largest document that is taken.
 const MAX_DOCUMENT: usize = 64 << 20;
