@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use nv_types::{GroupName, IpPrefix, Mode, NodeId, Timestamp, Workload, WorkloadId, v4_mapped};
 use nv_types::{Identity, reserved};
 
+use super::claim::Claim;
 use super::domains::Domains;
 use crate::criteria::{Selector, value};
 use crate::group::{Addresses, Body, read};
@@ -69,40 +70,6 @@ pub(super) struct WorkloadSlot {
     /// Its namespace is labelled as one with a boundary.
     labelled: bool,
     pub(super) class: Option<Identity>,
-}
-
-/// Those that claim an address.
-#[derive(Debug)]
-enum Claim {
-    One(Wx),
-    Several(Vec<Wx>),
-}
-
-impl Claim {
-    fn all(&self) -> &[Wx] {
-        match self {
-            Self::One(one) => std::slice::from_ref(one),
-            Self::Several(list) => list,
-        }
-    }
-
-    fn add(&mut self, member: Wx) {
-        match self {
-            Self::One(one) => *self = Self::Several(vec![*one, member]),
-            Self::Several(list) => list.push(member),
-        }
-    }
-
-    /// Takes one away; whether nobody is left.
-    fn remove(&mut self, member: Wx) -> bool {
-        match self {
-            Self::One(one) => *one == member,
-            Self::Several(list) => {
-                list.retain(|claim| *claim != member);
-                list.is_empty()
-            }
-        }
-    }
 }
 
 /// Groups and workloads.

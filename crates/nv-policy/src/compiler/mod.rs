@@ -7,6 +7,7 @@
 //! tables and chains stay what they are while what they stand for is in use.
 
 mod change;
+mod claim;
 mod classes;
 mod domains;
 mod journal;
