@@ -1,6 +1,6 @@
 //! Configuration: option, then environment, then file, then default; checked before anything is opened.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use serde::Deserialize;
 use crate::controllers::split;
 
 use crate::hook::{self, HookFail, HookOptions, Target};
+use crate::names::NameOptions;
 
 /// Command line of the agent.
 #[derive(Debug, Parser)]
@@ -78,6 +79,18 @@ pub struct Cli {
     /// Longest time in milliseconds that a hook holds a container [default: 10000].
     #[arg(long, env = "NV_HOOK_WAIT", global = true, value_name = "MS")]
     pub hook_wait: Option<u64>,
+    /// Resolver whose DNS answers say what names in groups stand for; once for each [default: the node's, and those that a workload was given].
+    #[arg(
+        long = "resolver",
+        env = "NV_RESOLVERS",
+        value_delimiter = ',',
+        global = true,
+        value_name = "ADDR"
+    )]
+    pub resolvers: Vec<IpAddr>,
+    /// Time in seconds that an address counts after its DNS answer is over [default: 300].
+    #[arg(long, env = "NV_NAME_GRACE", global = true, value_name = "SECONDS")]
+    pub name_grace: Option<u64>,
     /// Check the configuration and end.
     #[arg(long)]
     pub check_config: bool,
@@ -144,6 +157,9 @@ struct File {
     hook_socket: Option<String>,
     hook_fail: Option<String>,
     hook_wait: Option<u64>,
+    #[serde(default)]
+    resolvers: Vec<IpAddr>,
+    name_grace: Option<u64>,
 }
 
 /// Which datapath enforces.
@@ -214,6 +230,8 @@ pub struct Config {
     pub hook_fail: HookFail,
     /// How long a hook waits.
     pub hook_wait: Duration,
+    /// Whose DNS answers are believed.
+    pub names: NameOptions,
 }
 
 /// A configuration that cannot be used.
@@ -328,7 +346,19 @@ impl Config {
             .hook_wait
             .or(file.hook_wait)
             .map_or(hook::WAIT, Duration::from_millis);
+        let names = NameOptions {
+            resolvers: if cli.resolvers.is_empty() {
+                file.resolvers
+            } else {
+                cli.resolvers.clone()
+            },
+            grace: cli
+                .name_grace
+                .or(file.name_grace)
+                .map_or_else(|| NameOptions::default().grace, Duration::from_secs),
+        };
         Ok(Self {
+            names,
             pin_dir,
             dp_socket,
             hook_socket,

@@ -12,7 +12,7 @@ use nv_agent_core::{EndpointWant, FlowSample, Switches};
 use nv_dp::remote::RemoteDatapath;
 use nv_dp::{
     Datapath, DatapathConfig, DatapathError, DatapathEvent, DatapathStatus, DirectionCounters, EbpfConfig,
-    EbpfDatapath, EndpointSpec, EndpointStatus, FlowKey, FlowStats, SoftwareDatapath,
+    EbpfDatapath, EndpointSpec, EndpointStatus, FlowKey, FlowStats, NameGate, NameTap, SoftwareDatapath,
 };
 use nv_types::{FlowState, PolicyImage, Reason};
 use tokio::sync::mpsc;
@@ -51,6 +51,9 @@ pub(crate) enum Tell {
     Endpoints(Vec<nv_api::rest::GuardedEndpoint>),
 }
 
+/// Both ends of what a datapath tells of DNS.
+pub(crate) type Tapped = (NameTap, NameGate);
+
 /// The thread's handle. Dropping it ends the thread; what is in force stays.
 #[derive(Debug)]
 pub(crate) struct DatapathThread {
@@ -61,15 +64,19 @@ pub(crate) struct DatapathThread {
 }
 
 impl DatapathThread {
-    /// Opens the datapath and starts its thread. Also gives what it guards already.
+    /// Opens the datapath and starts its thread. Also gives what it guards already, and where DNS messages come from if it shows them.
     pub(crate) fn start(
         kind: &DatapathKind,
         tells: mpsc::Sender<Tell>,
-    ) -> anyhow::Result<(Self, Vec<EndpointWant>)> {
+    ) -> anyhow::Result<(Self, Vec<EndpointWant>, Option<Tapped>)> {
+        let mut names = None;
         let mut datapath: Box<dyn Datapath> = match kind {
-            DatapathKind::Ebpf(pins) => Box::new(
-                EbpfDatapath::open(EbpfConfig::new(pins)).context("the kernel datapath cannot be used")?,
-            ),
+            DatapathKind::Ebpf(pins) => {
+                let unusable = "the kernel datapath cannot be used";
+                let datapath = EbpfDatapath::open(EbpfConfig::new(pins)).context(unusable)?;
+                names = Some(datapath.names().context(unusable)?);
+                Box::new(datapath)
+            }
             DatapathKind::Process(socket) => Box::new(connect(socket)?),
             DatapathKind::Software(config) => Box::new(SoftwareDatapath::new(*config)),
         };
@@ -105,7 +112,7 @@ impl DatapathThread {
             hook,
             dropped,
         };
-        Ok((thread, adopted))
+        Ok((thread, adopted, names))
     }
 
     pub(crate) fn hook(&self) -> &str {
@@ -199,6 +206,7 @@ impl Worker {
                     deny_response: switches.deny_response,
                     idle: switches.idle,
                     flow_share: switches.flow_share,
+                    names: switches.names,
                 };
                 Tell::Applied(
                     self.datapath
@@ -450,6 +458,7 @@ mod tests {
             deny_response: nv_types::DenyResponse::Drop,
             idle: nv_types::IdleTimes::default(),
             flow_share: 25,
+            names: false,
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::captures::{PacketsAsk, PacketsDone, Workloads};
 use crate::datapath::{Ask, DatapathThread, Tell};
 use crate::hook::{self, Holds};
 use crate::known::Known;
+use crate::names::{self, Names};
 use crate::node;
 use crate::runtimes::Runtimes;
 use crate::snapshot::Snapshot;
@@ -34,6 +35,7 @@ pub(crate) struct Driver {
     pub(crate) node: NodeId,
     pub(crate) core: Agent,
     pub(crate) datapath: DatapathThread,
+    pub(crate) names: Names,
     pub(crate) tells: mpsc::Receiver<Tell>,
     pub(crate) runtimes: mpsc::Receiver<MonitorEvent>,
     /// Named namespaces that look other than when they were found.
@@ -76,6 +78,7 @@ impl Driver {
         self.begin();
         let mut facts = tokio::time::interval(FACTS);
         let mut losses = tokio::time::interval(LOSSES);
+        let mut renew = tokio::time::interval(names::RENEW);
         let mut save: Option<Instant> = None;
         let ended = loop {
             self.carry_out();
@@ -107,7 +110,7 @@ impl Driver {
                 Some(workload) = self.refreshed.recv() => {
                     // One that has ended meanwhile stays away.
                     if self.core.workloads().contains_key(&workload.id) {
-                        self.input(Input::WorkloadUp(workload));
+                        self.workload_up(workload);
                     }
                 }
                 Some((workload, result)) = self.packets_done.recv() => {
@@ -117,6 +120,11 @@ impl Driver {
                     Some(event) => self.link_told(event),
                     None => break Err("the watch of the interfaces"),
                 },
+                _ = renew.tick() => self.names.renew(),
+                message = self.names.heard() => {
+                    let seen = self.names.keep(message);
+                    self.input(Input::Dns(seen));
+                }
                 _ = facts.tick() => self.look_at_facts(),
                 _ = losses.tick() => {
                     self.look_at_losses();
@@ -138,6 +146,17 @@ impl Driver {
 
     fn input(&mut self, input: Input) {
         self.core.handle(input, node::moment());
+    }
+
+    /// Its resolvers come first: they are looked up once, before it has written anything there.
+    fn workload_up(&mut self, workload: Box<nv_types::Workload>) {
+        if self.names.listens() && !self.core.workloads().contains_key(&workload.id) {
+            self.input(Input::Resolvers {
+                workload: workload.id.clone(),
+                addresses: names::resolvers_of(&workload),
+            });
+        }
+        self.input(Input::WorkloadUp(workload));
     }
 
     /// What was in force before comes first: facts, interfaces, the saved policy.
@@ -169,7 +188,7 @@ impl Driver {
         for workload in alive.collect::<Vec<_>>() {
             self.holds.watch(&workload);
             running.insert(workload.id.clone());
-            self.input(Input::WorkloadUp(Box::new(workload)));
+            self.workload_up(Box::new(workload));
         }
         self.input(Input::Synced {
             runtime: hook::OCI.into(),
@@ -182,7 +201,7 @@ impl Driver {
             hook::Ask::Hold(workload, reply) => {
                 tracing::info!(id = %workload.id, name = workload.name, service = workload.service, "workload held");
                 self.holds.hold(&workload, reply);
-                self.input(Input::WorkloadUp(workload));
+                self.workload_up(workload);
             }
             hook::Ask::Gone(id) => {
                 self.holds.forget(&id);
@@ -195,7 +214,11 @@ impl Driver {
         let mut changed = false;
         while let Some(effect) = self.core.poll_effect() {
             match effect {
-                Effect::Apply { image, switches } => self.datapath.ask(Ask::Apply(image, switches)),
+                Effect::Apply { image, switches } => {
+                    self.names.open(switches.names);
+                    self.datapath.ask(Ask::Apply(image, switches));
+                }
+                Effect::Release(token) => self.names.release(token),
                 Effect::Attach(want) => self.datapath.ask(Ask::Attach(want)),
                 Effect::Detach(ifindex) => self.datapath.ask(Ask::Detach(ifindex)),
                 Effect::KeepPackets { workload, bytes } => {
@@ -247,8 +270,9 @@ impl Driver {
                 self.input(Input::Attached { ifindex, result });
             }
             Tell::Flows(samples) => {
-                let offset = node::clock_offset();
+                let (offset, now) = (node::clock_offset(), node::moment().steady);
                 for sample in &samples {
+                    self.core.flow_moves(sample, now);
                     match self.core.record(sample, offset) {
                         Some(record) => {
                             // A violation may start a capture, which is to tell of it.
@@ -325,11 +349,11 @@ impl Driver {
             MonitorEvent::Runtime { event, workload, .. } => match (event.kind, workload) {
                 (EventKind::Start, Some(workload)) => {
                     tracing::info!(id = %workload.id, name = workload.name, service = workload.service, "workload");
-                    self.input(Input::WorkloadUp(workload));
+                    self.workload_up(workload);
                 }
                 (EventKind::Change, Some(workload)) => {
                     tracing::info!(id = %workload.id, name = workload.name, interfaces = workload.interfaces.len(), "workload changed");
-                    self.input(Input::WorkloadUp(workload));
+                    self.workload_up(workload);
                 }
                 (EventKind::Stop | EventKind::Delete, _) => {
                     if let Ok(id) = event.subject.parse() {
@@ -399,6 +423,7 @@ impl Driver {
             ("agent_queue", self.datapath.dropped()),
             ("agent_report_queue", self.uplink.lost()),
             ("agent_nameless", self.nameless),
+            ("names_lost", self.names.lost()),
         ];
         let lost = lost.into_iter().filter(|(_, count)| *count > 0);
         self.input(Input::Lost(

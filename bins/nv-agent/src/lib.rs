@@ -23,6 +23,7 @@ mod dp;
 mod driver;
 mod hook;
 mod known;
+mod names;
 mod node;
 mod runtimes;
 mod snapshot;
@@ -59,6 +60,8 @@ use credentials::Pems;
 use datapath::DatapathThread;
 use driver::Driver;
 use known::Known;
+pub use names::NameOptions;
+use names::Names;
 use runtimes::Runtimes;
 use snapshot::Snapshot;
 use transport::GrpcStore;
@@ -131,9 +134,11 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     // Enforcement first: an agent that cannot enforce must not join, nor say that it is there.
     let (tells, from_datapath) = mpsc::channel(TELLS);
     let kind = config.datapath.clone();
-    let (datapath, adopted) = tokio::task::spawn_blocking(move || DatapathThread::start(&kind, tells))
-        .await
-        .context("opening the datapath")??;
+    let (datapath, adopted, tapped) =
+        tokio::task::spawn_blocking(move || DatapathThread::start(&kind, tells))
+            .await
+            .context("opening the datapath")??;
+    let names = tapped.map_or_else(|| Ok(Names::default()), Names::start)?;
     let pems = Pems::load(&config.credentials, folder, &config.node, &config.controller).await?;
     let snapshot_path = folder.join("policy.json");
     let snapshot = Snapshot::load(&snapshot_path, &config.node).unwrap_or_else(|error| {
@@ -183,6 +188,7 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         hook: hook.clone(),
         runtimes: Vec::new(),
         started: node::now(),
+        names: config.names.rules(names.listens()),
     };
     let (asks, hooks) = mpsc::channel(TELLS);
     if let Some(socket) = &config.hook_socket {
@@ -207,6 +213,7 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         node: config.node.clone(),
         core: Agent::new(config.node.clone()),
         datapath,
+        names,
         tells: from_datapath,
         watched: Runtimes::expecting(&discover(&config.runtimes)),
         runtimes: Monitor::discover(

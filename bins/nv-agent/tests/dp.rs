@@ -101,6 +101,7 @@ fn config(controller: &Controller, data: &Path, instance: &str) -> Config {
         hook_socket: None,
         hook_fail: HookFail::default(),
         hook_wait: Duration::from_secs(1),
+        names: nv_agent::NameOptions::default(),
     }
 }
 

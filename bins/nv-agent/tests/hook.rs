@@ -230,6 +230,7 @@ fn config(controller: &Controller, data: &Path, instance: &str, docker: Location
         hook_socket: Some(data.join("hook.sock")),
         hook_fail: HookFail::default(),
         hook_wait: Duration::from_secs(10),
+        names: nv_agent::NameOptions::default(),
     }
 }
 

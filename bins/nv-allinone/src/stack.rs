@@ -56,6 +56,7 @@ impl Stack {
             hook_socket: Some(folder.join("hook.sock")),
             hook_fail: HookFail::default(),
             hook_wait: Duration::from_secs(10),
+            names: nv_agent::NameOptions::default(),
             data_dir: folder,
             datapath: DatapathKind::Ebpf(config.pin_dir.clone()),
             pin_dir: config.pin_dir,

@@ -1,17 +1,20 @@
 //! The reducer.
 
 mod lookback;
+mod names;
+mod node;
 mod record;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use nv_policy::{PolicyInput, PolicyState, Touched, encode};
-use nv_types::{Node, NodeId, Revision, Timestamp, UnknownEndpoint, Workload, WorkloadId, keys};
+use nv_policy::{PolicyInput, PolicyState, Touched, Wanted, encode};
+use nv_types::{Node, NodeId, Revision, UnknownEndpoint, Workload, WorkloadId, keys};
 
 use crate::book::AddressBook;
 use crate::compiled::Compiled;
 use crate::endpoints::{Endpoints, try_again};
 use crate::io::{Effect, Facts, Input, Moment, Steady};
+use crate::names::NameBook;
 use crate::naming;
 
 /// The agent's state.
@@ -31,11 +34,14 @@ pub struct Agent {
     stored: BTreeSet<String>,
     endpoints: Endpoints,
     book: AddressBook,
+    names: NameBook,
     /// What was compiled last, and of what.
     policy: Option<Compiled>,
     dirty: bool,
     /// Revision and workloads of the image that is being put in force.
     applying: Option<(Revision, BTreeSet<WorkloadId>)>,
+    /// What was known of names when it was compiled.
+    applying_names: u64,
     /// How often in a row an image was refused, and when to try again.
     refusals: u32,
     retry: Option<Steady>,
@@ -65,9 +71,11 @@ impl Agent {
             stored: BTreeSet::new(),
             endpoints: Endpoints::default(),
             book: AddressBook::default(),
+            names: NameBook::default(),
             policy: None,
             dirty: false,
             applying: None,
+            applying_names: 0,
             refusals: 0,
             retry: None,
             in_force: None,
@@ -89,7 +97,8 @@ impl Agent {
         };
         match input {
             Input::Facts(facts) => {
-                self.dirty |= facts.addresses != self.facts.addresses;
+                self.dirty |= facts.addresses != self.facts.addresses || facts.names != self.facts.names;
+                self.names.rules = facts.names.clone();
                 self.facts = facts;
             }
             Input::Preexisting(indexes) => self.endpoints.preexisting(indexes),
@@ -101,7 +110,12 @@ impl Agent {
                 self.endpoints.link(ifindex, name, self.now.steady);
                 self.plan_endpoints();
             }
-            Input::LinkGone(ifindex) => self.effects.extend(self.endpoints.gone(ifindex)),
+            Input::LinkGone(ifindex) => {
+                self.names.gone(ifindex);
+                self.effects.extend(self.endpoints.gone(ifindex));
+            }
+            Input::Resolvers { workload, addresses } => self.names.resolvers(workload, addresses),
+            Input::Dns(seen) => self.hear(&seen),
             Input::StorePut { key, value, revision } => self.store_put(&key, &value, revision),
             Input::StoreDelete { key, revision } => self.store_delete(&key, revision),
             Input::StoreResync { entries, revision } => self.store_resync(&entries, revision),
@@ -133,6 +147,7 @@ impl Agent {
         }
         self.plan_endpoints();
         self.plan_lookbacks();
+        self.tick_names();
         let names: Vec<_> = self.endpoints.released().collect();
         let words = format!(
             "interfaces that no runtime claims are not guarded: {}",
@@ -190,6 +205,7 @@ impl Agent {
         if self.local.remove(id).is_none() {
             return;
         }
+        self.names.forget(id);
         let key = keys::workload(&self.node, id);
         self.stored.remove(&key);
         self.effects.push_back(Effect::Store { key, value: None });
@@ -246,7 +262,9 @@ impl Agent {
     // Store.
 
     fn is_own(&self, key: &str) -> bool {
-        key == keys::node(&self.node) || key.starts_with(&keys::workloads_of(&self.node))
+        key == keys::node(&self.node)
+            || key.starts_with(&keys::workloads_of(&self.node))
+            || key.starts_with(&keys::names_of(&self.node))
     }
 
     fn store_put(&mut self, key: &str, value: &[u8], revision: Revision) {
@@ -309,6 +327,7 @@ impl Agent {
             }
         }
         self.reported = None;
+        self.names_resynced(entries);
         self.forget_strangers();
         self.claim();
     }
@@ -329,6 +348,7 @@ impl Agent {
         );
         let node = self.describe();
         input.nodes.insert(node.id.clone(), node);
+        input.names.replace(self.node.as_str(), self.names.iter());
         input
     }
 
@@ -336,6 +356,7 @@ impl Agent {
         self.dirty = false;
         self.retry = None;
         let input = self.input();
+        self.listen(&Wanted::new(input.groups.values()));
         let compiled = match self.policy.take() {
             Some(before) => before.update(input, self.seen),
             None => Compiled::new(input, &self.node, self.seen),
@@ -348,9 +369,10 @@ impl Agent {
         self.book = AddressBook::new(compiled.input());
         let workloads = image.locals.iter().map(|local| local.workload.clone()).collect();
         self.applying = Some((self.seen, workloads));
+        self.applying_names = self.names.generation();
         self.effects.push_back(Effect::Apply {
             image: Box::new(image),
-            switches: compiled.switches(&self.facts),
+            switches: compiled.switches(&self.facts, self.listens()),
         });
         self.policy = Some(compiled);
         self.report_node();
@@ -364,6 +386,7 @@ impl Agent {
             Ok(()) => {
                 self.in_force = Some(revision);
                 self.workloads_in_force = workloads;
+                self.names.applied(self.applying_names);
                 self.refusals = 0;
                 self.degraded.remove("apply");
             }
@@ -392,56 +415,6 @@ impl Agent {
 
     // What the node says of itself.
 
-    fn describe(&self) -> Node {
-        let bad = self.state.problems().iter();
-        let bad = bad.map(|(key, problem)| format!("stored value of '{key}' cannot be used: {problem}"));
-        Node {
-            id: self.node.clone(),
-            addresses: self.facts.addresses.clone(),
-            agent_endpoint: self.facts.agent_endpoint.clone(),
-            version: self.facts.version.clone(),
-            kernel: self.facts.kernel.clone(),
-            hook: self.facts.hook.clone(),
-            runtimes: self.facts.runtimes.clone(),
-            revision: self.in_force.unwrap_or_default(),
-            endpoints: u32::try_from(self.endpoints.guarded()).unwrap_or(u32::MAX),
-            degraded: self
-                .degraded
-                .values()
-                .cloned()
-                .chain(self.endpoints.problems())
-                .chain(bad)
-                .collect(),
-            lost_events: self.lost.clone(),
-            seen: Timestamp(0),
-            started: self.facts.started,
-        }
-    }
-
-    fn report_node(&mut self) {
-        if !self.ready {
-            return;
-        }
-        let node = self.describe();
-        if self.reported.as_ref() == Some(&node) {
-            return;
-        }
-        let key = keys::node(&self.node);
-        if let Ok(value) = encode(
-            &key,
-            &Node {
-                seen: self.now.day,
-                ..node.clone()
-            },
-        ) {
-            self.effects.push_back(Effect::Store {
-                key,
-                value: Some(value),
-            });
-        }
-        self.reported = Some(node);
-    }
-
     // Out.
 
     /// The next thing to do.
@@ -464,6 +437,7 @@ impl Agent {
             .due(self.releases(), |id| in_force.contains(id))
             .into_iter()
             .chain(self.retry)
+            .chain(self.names.due())
             .min()
     }
 

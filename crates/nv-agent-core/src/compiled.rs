@@ -34,7 +34,7 @@ impl Compiled {
     }
 
     /// What the datapath is told beside the tables.
-    pub(crate) fn switches(&self, facts: &Facts) -> Switches {
+    pub(crate) fn switches(&self, facts: &Facts, names: bool) -> Switches {
         let settings = &self.input.settings;
         let protects = || {
             let modes = self.input.modes.values().copied();
@@ -55,6 +55,7 @@ impl Compiled {
             deny_response: settings.deny_response,
             idle: settings.idle,
             flow_share: settings.flow_share,
+            names,
         }
     }
 

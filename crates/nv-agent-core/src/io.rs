@@ -1,7 +1,7 @@
 //! What goes into the agent and what comes out of it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use nv_types::{
     Application, Decision, DenyResponse, Direction, FlowState, IdleTimes, IpProto, MacAddr, NodeRuntime,
@@ -53,6 +53,40 @@ pub struct Facts {
     pub runtimes: Vec<NodeRuntime>,
     /// When the agent started.
     pub started: Timestamp,
+    /// How DNS answers are heard.
+    pub names: NameRules,
+}
+
+/// Whose DNS answers are believed, and for how long.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NameRules {
+    /// Whether the datapath shows answers at all.
+    pub listens: bool,
+    /// Resolvers that are believed whoever asks.
+    pub resolvers: BTreeSet<IpAddr>,
+    /// Only those, not a workload's own.
+    pub only_these: bool,
+    /// How long an address counts after its answer is over, in nanoseconds, and how long after the last packet of a flow that the answer let begin.
+    pub grace: u64,
+}
+
+/// A DNS message at an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsSeen {
+    /// Interface.
+    pub ifindex: u32,
+    /// From the resolver; else from the workload.
+    pub is_answer: bool,
+    /// UDP or TCP.
+    pub proto: IpProto,
+    /// The workload's end.
+    pub local: SocketAddr,
+    /// The resolver's end.
+    pub resolver: SocketAddr,
+    /// The message; `None` when what was seen is no whole one.
+    pub message: Option<Vec<u8>>,
+    /// What waits for [`Effect::Release`], if anything does.
+    pub token: Option<u64>,
 }
 
 /// Something that happened.
@@ -124,6 +158,15 @@ pub enum Input {
         /// What became of it.
         result: Result<(), String>,
     },
+    /// The resolvers that a workload was given.
+    Resolvers {
+        /// Workload.
+        workload: WorkloadId,
+        /// Addresses.
+        addresses: BTreeSet<IpAddr>,
+    },
+    /// A DNS message was seen.
+    Dns(DnsSeen),
     /// Events lost since start, by stage.
     Lost(BTreeMap<String, u64>),
     /// Time has passed.
@@ -160,6 +203,8 @@ pub enum Effect {
         /// Seconds that it goes on.
         duration: u32,
     },
+    /// Let the DNS answer with this token go on.
+    Release(u64),
     /// Write a value under a key of this node's own, or delete it.
     Store {
         /// Key.
@@ -201,6 +246,8 @@ pub struct Switches {
     pub idle: IdleTimes,
     /// Most of the connection table that one workload may fill, in percent; 0 for no bound.
     pub flow_share: u8,
+    /// Groups speak of DNS names: answers are to be seen.
+    pub names: bool,
 }
 
 /// A flow as the datapath tells of it. Times are nanoseconds on the monotonic clock.

@@ -23,9 +23,10 @@ mod book;
 mod compiled;
 mod endpoints;
 mod io;
+mod names;
 mod naming;
 mod saved;
 
 pub use agent::Agent;
-pub use io::{Effect, EndpointWant, Facts, FlowSample, Input, Moment, Steady, Switches};
+pub use io::{DnsSeen, Effect, EndpointWant, Facts, FlowSample, Input, Moment, NameRules, Steady, Switches};
 pub use saved::{saved_mode, saved_workloads};

@@ -5,7 +5,7 @@ use core::cell::Cell;
 
 use crate::layout::{
     AddressData, AddressValue, ChainLink, ChainValue, EndpointValue, EventValue, FlowCell, FlowData,
-    FlowKeyValue, LocalView, OwnKey, PairKey, PortData, ShareCell, SideCell, Switches,
+    FlowKeyValue, LocalView, OverheardValue, OwnKey, PairKey, PortData, ShareCell, SideCell, Switches,
 };
 
 /// Something with a fixed place in a layout. Numbers are native-endian, as the kernel programs write them.
@@ -110,7 +110,7 @@ layout! {
     LocalView { identity: u32, state: u8, mode: u8, pad: [u8; 2] }
     EndpointValue { views: [LocalView; 2], index: u32, mac: [u8; 6], flags: u8, pad: u8 }
     OwnKey { addr: [u8; 16], ifindex: u32 }
-    Switches { revision: u64, share: u32, idle: [u32; 8], unknown: u8, valid: u8, answers: u8, pad: u8 }
+    Switches { revision: u64, share: u32, idle: [u32; 8], unknown: u8, valid: u8, answers: u8, names: u8 }
     ShareCell { used: Cell<u64>, counted_ns: Cell<u64> }
     FlowKeyValue {
         local: [u8; 16], peer: [u8; 16], ifindex: u32, local_port: u16, peer_port: u16, proto: u8, pad: [u8; 3],
@@ -129,6 +129,7 @@ layout! {
         direction: Cell<u8>, app: Cell<u8>, index: Cell<u16>, flags: Cell<u8>, guards: Cell<u8>,
         mac: Cell<[u8; 6]>, pad: [u8; 2], tx: SideCell, rx: SideCell,
     }
+    OverheardValue { at_ns: u64, ifindex: u32, len: u32, direction: u8, held: u8, pad: [u8; 6] }
     EventValue {
         at_ns: u64, flow: FlowData, key: FlowKeyValue, kind: u8, state: u8, direction: u8, pad: u8,
     }

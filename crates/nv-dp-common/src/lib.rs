@@ -27,6 +27,7 @@ mod flow;
 mod guard;
 pub mod layout;
 mod naming;
+mod overhear;
 mod packet;
 pub mod parse;
 mod pipeline;
@@ -40,6 +41,7 @@ pub mod timeout;
 
 pub use answer::{ANSWER_ROOM, Told, told, write_answer};
 pub use layout::ABI_VERSION;
+pub use overhear::{Overheard, overheard};
 #[cfg(feature = "user")]
 pub use packet::SlicePacket;
 pub use packet::{Packet, WINDOW};

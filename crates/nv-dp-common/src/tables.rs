@@ -23,6 +23,8 @@ pub trait Tables {
 
     /// Epoch in force; its lowest bit is the slot.
     fn epoch(&self) -> u32;
+    /// Until when somebody reads DNS messages, see [`STATE_LISTENER`](crate::layout::STATE_LISTENER).
+    fn listener(&self) -> u32;
     /// Switches of a slot.
     fn switches(&self, slot: u32) -> Option<&Switches>;
     /// A guarded interface.

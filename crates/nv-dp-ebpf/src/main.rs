@@ -7,11 +7,13 @@
 
 mod answer;
 mod maps;
+mod overhear;
 mod packet;
 
 use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
+use nv_dp_common::layout::RELEASE_MARK;
 use nv_dp_common::{Passage, run};
 use nv_types::{Direction, Verdict};
 
@@ -30,7 +32,10 @@ pub fn nv_ingress(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn judge(ctx: TcContext, direction: Direction) -> i32 {
     // SAFETY: the context is the kernel's `__sk_buff` and lives as long as the program runs.
-    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    let (ifindex, mark) = unsafe { ((*ctx.skb.skb).ifindex, (*ctx.skb.skb).mark) };
+    if matches!(direction, Direction::Ingress) && mark == RELEASE_MARK {
+        return TC_ACT_UNSPEC; // judged and counted when it was held
+    }
     // Not found only if the object and its loader disagree; then there is nothing to judge by either.
     let Some((scratch, tables, now_ns)) = maps::open() else {
         return TC_ACT_UNSPEC;
@@ -43,7 +48,7 @@ fn judge(ctx: TcContext, direction: Direction) -> i32 {
     match run(&packet::Skb(&ctx), &tables, scratch, passage) {
         Verdict::Deny => answer::deny(&ctx, &tables, scratch, passage),
         // Not OK: programs after ours have their say too.
-        Verdict::Allow | Verdict::Alert => TC_ACT_UNSPEC,
+        Verdict::Allow | Verdict::Alert => overhear::pass(&ctx, &tables, scratch, passage),
     }
 }
 

@@ -10,8 +10,9 @@ use aya_ebpf::maps::ring_buf::RingBufEntry;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use nv_dp_common::layout::{
     AddressData, AddressValue, COUNTER_WORDS, ChainValue, CounterCell, EVENT_FLOW, EVENT_PACKET,
-    EndpointValue, EventValue, FlowCell, FlowKeyValue, FragmentKey, FragmentValue, OwnKey, PairKey,
-    PortData, STATE_ENTRIES, STATE_EPOCH, ShareCell, Switches,
+    EndpointValue, EventValue, FlowCell, FlowKeyValue, FragmentKey, FragmentValue, LOST_EVENTS,
+    LOST_MESSAGES, OVERHEARD_ROOM, OverheardValue, OwnKey, PairKey, PortData, STATE_ENTRIES, STATE_EPOCH,
+    STATE_LISTENER, ShareCell, Switches,
 };
 use nv_dp_common::{Scratch, Tables};
 use nv_types::Direction;
@@ -44,7 +45,13 @@ static NV_FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> = LruHashMap::pinned
 #[map]
 static NV_EVENTS: RingBuf = RingBuf::pinned(1 << 20, 0);
 #[map]
-static NV_LOST: PerCpuArray<u64> = PerCpuArray::pinned(1, 0);
+static NV_LOST: PerCpuArray<u64> = PerCpuArray::pinned(2, 0);
+/// DNS messages, each an [`OverheardValue`] and the frame.
+#[map]
+static NV_NAMES: RingBuf = RingBuf::pinned(1 << 19, 0);
+/// Room to put one together.
+#[map]
+static NV_MESSAGE: PerCpuArray<[u64; (size_of::<OverheardValue>() + OVERHEARD_ROOM) / 8]> = PerCpuArray::with_max_entries(1, 0);
 /// What userspace needs to adopt an endpoint; no program reads it.
 #[map]
 static NV_SPECS: HashMap<u32, [u8; 1024]> = HashMap::pinned(1024, BPF_F_NO_PREALLOC);
@@ -111,7 +118,7 @@ impl KernelTables {
     fn room() -> Option<RingBufEntry<EventValue>> {
         let room = NV_EVENTS.reserve::<EventValue>(0);
         if room.is_none()
-            && let Some(lost) = NV_LOST.get_ptr_mut(0)
+            && let Some(lost) = NV_LOST.get_ptr_mut(LOST_EVENTS)
         {
             // SAFETY: the pointer is this CPU's own element.
             unsafe { *lost += 1 };
@@ -135,6 +142,15 @@ impl Tables for KernelTables {
         match NV_STATE.get_ptr(STATE_EPOCH) {
             // SAFETY: a map element lives as long as the program; a volatile read reads the word once.
             Some(epoch) => unsafe { epoch.read_volatile() },
+            None => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn listener(&self) -> u32 {
+        match NV_STATE.get_ptr(STATE_LISTENER) {
+            // SAFETY: as the epoch.
+            Some(until) => unsafe { until.read_volatile() },
             None => 0,
         }
     }
@@ -279,5 +295,35 @@ impl Tables for KernelTables {
             (*event).direction = direction as u8;
         }
         room.submit(NO_WAKEUP);
+    }
+}
+
+/// Room for a message in this CPU's memory; the kernel's ring takes no more than it is told at once.
+#[inline(always)]
+pub(crate) fn message() -> Option<*mut u8> {
+    Some(NV_MESSAGE.get_ptr_mut(0)?.cast())
+}
+
+/// Gives a message to whoever listens; `false`, counted, when there is no room.
+///
+/// # Safety
+/// `message` is [`message`]'s, and `len` bytes of it are written.
+#[inline(always)]
+pub(crate) unsafe fn tell(message: *const u8, len: usize) -> bool {
+    // SAFETY: the caller's word.
+    let bytes = unsafe { core::slice::from_raw_parts(message, len) };
+    if NV_NAMES.output::<[u8]>(bytes, 0).is_ok() {
+        return true;
+    }
+    message_lost();
+    false
+}
+
+/// Counts a message that could not be told.
+#[inline(always)]
+pub(crate) fn message_lost() {
+    if let Some(lost) = NV_LOST.get_ptr_mut(LOST_MESSAGES) {
+        // SAFETY: the pointer is this CPU's own element.
+        unsafe { *lost += 1 };
     }
 }

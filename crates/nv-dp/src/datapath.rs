@@ -45,6 +45,8 @@ pub struct DatapathConfig {
     /// the endpoint's mode ([`Reason::TableFull`]). What others open towards it does not count: it must not keep its other clients out. It holds as long as [`Datapath::sweep`] is called at least once a minute: with nobody to count, the table keeps
     /// the flows that were used last, whoever's they are.
     pub flow_share: u8,
+    /// Groups speak of DNS names: what workloads ask resolvers is shown to whoever listens, and answers wait for it ([`NameTap`](crate::NameTap)).
+    pub names: bool,
 }
 
 impl Default for DatapathConfig {
@@ -57,6 +59,7 @@ impl Default for DatapathConfig {
             deny_response: DenyResponse::Drop,
             idle: IdleTimes::default(),
             flow_share: 25,
+            names: false,
         }
     }
 }

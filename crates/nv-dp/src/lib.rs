@@ -16,6 +16,8 @@ mod convert;
 mod datapath;
 #[cfg(feature = "ebpf")]
 mod ebpf;
+#[cfg(feature = "ebpf")]
+mod message;
 #[cfg(feature = "remote")]
 pub mod remote;
 pub mod replay;
@@ -24,6 +26,9 @@ mod software;
 
 pub use datapath::*;
 #[cfg(feature = "ebpf")]
-pub use ebpf::{EbpfConfig, EbpfDatapath, HookChoice};
+pub use ebpf::{EbpfConfig, EbpfDatapath, HookChoice, NameGate, NameTap};
+#[cfg(feature = "ebpf")]
+pub use message::{DnsMessage, HeldFrame};
+pub use nv_dp_common::Overheard;
 pub use slot::Capacity;
 pub use software::{Outcome, SoftwareConfig, SoftwareDatapath};

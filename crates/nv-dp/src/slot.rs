@@ -252,7 +252,7 @@ fn switches(image: &PolicyImage, config: &DatapathConfig, max_flows: usize) -> S
         unknown: config.unknown as u8,
         valid: 1,
         answers: u8::from(config.deny_response == DenyResponse::Reset),
-        pad: 0,
+        names: u8::from(config.names),
     }
 }
 

@@ -7,7 +7,10 @@ use nv_dp_common::layout::{
     AddressValue, ChainValue, CounterCell, EVENT_FLOW, EVENT_PACKET, EndpointValue, EventValue, FlowCell,
     FlowData, FlowKeyValue, FragmentKey, FragmentValue, OwnKey, PairKey, ShareCell, Switches,
 };
-use nv_dp_common::{Passage, Scratch, SlicePacket, Tables, Told, run, timeout::idle_ns, told, write_answer};
+use nv_dp_common::{
+    Overheard, Passage, Scratch, SlicePacket, Tables, Told, overheard, run, timeout::idle_ns, told,
+    write_answer,
+};
 use nv_types::{Direction, FlowState, IpProto, PolicyImage, Revision, Verdict};
 
 use crate::slot::{Capacity, SlotTables};
@@ -54,12 +57,15 @@ pub struct Outcome {
     pub verdict: Verdict,
     /// Frames sent in answer to a denied one, and the way that they go at its endpoint.
     pub answers: Vec<(Direction, Vec<u8>)>,
+    /// Whether whoever reads DNS messages sees it ([`SoftwareDatapath::listen`]), and has to send it on.
+    pub overheard: Overheard,
 }
 
 /// Everything that a packet reads, and what it leaves behind.
 #[derive(Default)]
 struct Memory {
     config: SoftwareConfig,
+    listener: u32,
     epoch: u32,
     slots: [SlotTables; 2],
     endpoints: BTreeMap<u32, Endpoint>,
@@ -96,6 +102,10 @@ const fn slot_of(number: u32) -> u32 {
 impl Tables for Memory {
     fn epoch(&self) -> u32 {
         self.epoch
+    }
+
+    fn listener(&self) -> u32 {
+        self.listener
     }
 
     fn switches(&self, slot: u32) -> Option<&Switches> {
@@ -276,6 +286,11 @@ impl SoftwareDatapath {
             self.memory.flows.insert(key, flow);
         }
         let mut answers = Vec::new();
+        let overheard = if verdict == Verdict::Deny {
+            Overheard::Nothing
+        } else {
+            overheard(&self.memory, &self.scratch, passage)
+        };
         if verdict == Verdict::Deny {
             let told = told(&self.memory, &mut self.scratch, passage);
             let back = match direction {
@@ -292,13 +307,22 @@ impl SoftwareDatapath {
                 answers.extend(self.answer(direction, frame, true).map(|frame| (back, frame)));
             }
         }
-        Outcome { verdict, answers }
+        Outcome {
+            verdict,
+            answers,
+            overheard,
+        }
     }
 
     fn answer(&mut self, direction: Direction, frame: &[u8], to_sender: bool) -> Option<Vec<u8>> {
         let len = write_answer(&SlicePacket(frame), direction, &mut self.scratch, to_sender);
         let len = usize::try_from(len).ok().filter(|len| *len > 0)?;
         self.scratch.answer().get(..len).map(<[u8]>::to_vec)
+    }
+
+    /// Somebody reads DNS messages until this second of the clock that frames come with.
+    pub fn listen(&mut self, until: u32) {
+        self.memory.listener = until;
     }
 
     /// Lets time pass without a packet.

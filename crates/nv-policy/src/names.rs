@@ -99,6 +99,22 @@ impl Names {
         Ok(true)
     }
 
+    /// Makes these all that a source has said. What finds no room is left out.
+    pub fn replace<'a>(
+        &mut self,
+        source: &str,
+        lists: impl IntoIterator<Item = (&'a str, BTreeSet<IpAddr>)>,
+    ) {
+        self.answers.retain(|_, sources| {
+            sources.remove(source);
+            !sources.is_empty()
+        });
+        for (name, list) in lists {
+            // Names and lists of a source keep to the bounds of this one; only what other sources say can have taken the room.
+            let _ = self.put(source, name, &list);
+        }
+    }
+
     /// Takes over what a source gave a name in another list.
     pub(crate) fn keep(&mut self, source: &str, name: &str, before: &Self) {
         let Some(list) = before.answers.get(name).and_then(|sources| sources.get(source)) else {

@@ -218,6 +218,7 @@ impl Agent {
             hook_socket: Some(folder.join("hook.sock")),
             hook_fail: HookFail::default(),
             hook_wait: Duration::from_secs(5),
+            names: nv_agent::NameOptions::default(),
             data_dir: folder.to_owned(),
             datapath: DatapathKind::Software(datapath),
             pin_dir: folder.join("pins"),

@@ -155,6 +155,7 @@ impl Shell {
             }
             Effect::Detach(ifindex) => self.asks.push_back(Ask::Detach(ifindex)),
             Effect::KeepPackets { .. } | Effect::SavePackets { .. } => {}
+            Effect::Release(token) => panic!("{token} was never told"),
             Effect::Store { key, value } => {
                 let own = key == keys::node(&node()) || key.starts_with(&keys::workloads_of(&node()));
                 assert!(own, "{key} is not the node's to write");

@@ -89,6 +89,8 @@ pub(crate) struct World {
     pub(crate) links: BTreeSet<u32>,
     /// The node as it was last reported.
     pub(crate) node: Option<Node>,
+    /// DNS answers that went on.
+    pub(crate) released: Vec<u64>,
 }
 
 impl World {
@@ -109,6 +111,7 @@ impl World {
             undone: BTreeSet::new(),
             links: BTreeSet::new(),
             node: None,
+            released: Vec::new(),
         };
         world.tell(Input::Facts(Facts {
             addresses: vec!["192.0.2.1".parse().unwrap()],
@@ -177,8 +180,11 @@ impl World {
                 self.guarded.remove(&ifindex);
             }
             packets @ (Effect::KeepPackets { .. } | Effect::SavePackets { .. }) => self.packets.push(packets),
+            Effect::Release(token) => self.released.push(token),
             Effect::Store { key, value } => {
-                let own = key == keys::node(&node()) || key.starts_with(&keys::workloads_of(&node()));
+                let own = key == keys::node(&node())
+                    || key.starts_with(&keys::workloads_of(&node()))
+                    || key.starts_with(&keys::names_of(&node()));
                 assert!(own, "{key} is not the node's to write");
                 if key == keys::node(&node())
                     && let Some(value) = &value

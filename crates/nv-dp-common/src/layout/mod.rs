@@ -4,6 +4,7 @@
 //! compares are big-endian byte arrays, other numbers native. A change here must raise [`ABI_VERSION`].
 
 mod flow;
+mod overheard;
 
 use core::cell::Cell;
 
@@ -12,20 +13,33 @@ use nv_types::{AppMask, ChainEntry, Decision, IdleTimes, MAX_CHAIN, Mode, Reason
 pub use flow::{
     EVENT_FLOW, EVENT_PACKET, EventValue, FlowCell, FlowData, FlowKeyValue, SideCell, direction_of,
 };
+pub use overheard::{OVERHEARD_ROOM, OverheardValue};
 
 /// Version of everything in this module; stored at [`STATE_ABI`] of the state table and checked at adoption.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// Entry of the state table that holds [`ABI_VERSION`].
 pub const STATE_ABI: u32 = 0;
 /// Entry of the state table that holds the epoch. The lowest bit is the slot in force, so that a packet that reads
 /// this one word knows both, whatever is written meanwhile.
 pub const STATE_EPOCH: u32 = 1;
+/// Entry of the state table that holds until when somebody reads DNS messages: seconds on the monotonic clock, which whoever reads puts
+/// off again and again. Past that nothing is held.
+pub const STATE_LISTENER: u32 = 2;
 /// Entries of the state table.
-pub const STATE_ENTRIES: u32 = 2;
+pub const STATE_ENTRIES: u32 = 3;
+
+/// Entries of the table of losses: events, and DNS messages that found no room.
+pub const LOST_EVENTS: u32 = 0;
+/// See [`LOST_EVENTS`].
+pub const LOST_MESSAGES: u32 = 1;
 
 /// Mark of a packet that answers a denied one; bits that the usual network plugins leave alone.
 pub const ANSWER_MARK: u32 = 0x0000_106e;
+
+/// Mark of a DNS answer that was held and is sent on: it has been judged and counted. Taken off, as the other one is, whatever leaves a
+/// network namespace.
+pub const RELEASE_MARK: u32 = 0x0000_106f;
 
 /// An address as tables hold it: IPv4 as `::ffff:a.b.c.d`.
 pub type Addr = [u8; 16];
@@ -269,8 +283,8 @@ pub struct Switches {
     pub valid: u8,
     /// 1 when denied packets are answered ([`nv_types::DenyResponse::Reset`]).
     pub answers: u8,
-    /// Zero.
-    pub pad: u8,
+    /// 1 when groups speak of DNS names: see [`overheard`](crate::overheard).
+    pub names: u8,
 }
 
 impl Switches {
@@ -406,4 +420,5 @@ const _: () = {
     assert!(size_of::<FragmentValue>() == 16);
     assert!(size_of::<CounterCell>() == COUNTER_WORDS * 8);
     assert!(size_of::<EventValue>() == 120);
+    assert!(size_of::<OverheardValue>() == 24);
 };

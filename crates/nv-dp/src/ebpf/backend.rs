@@ -5,7 +5,7 @@ use std::os::fd::AsFd as _;
 
 use aya::maps::IterableMap as _;
 use nix::time::{ClockId, clock_gettime};
-use nv_dp_common::layout::{EventValue, FlowCell, FlowData, FlowKeyValue};
+use nv_dp_common::layout::{EventValue, FlowCell, FlowData, FlowKeyValue, LOST_EVENTS};
 use nv_dp_common::timeout::idle_ns;
 use nv_types::{Direction, FlowState, IpProto, PolicyImage, Revision};
 
@@ -22,7 +22,7 @@ use crate::{
 /// Flows that are read at once; far more than a bucket holds.
 const READ_BATCH: usize = 1024;
 
-fn monotonic_ns() -> Result<u64, DatapathError> {
+pub(super) fn monotonic_ns() -> Result<u64, DatapathError> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(|error| fault("read the clock", &error))?;
     let seconds = u64::try_from(now.tv_sec()).unwrap_or(0);
     Ok(seconds * 1_000_000_000 + u64::try_from(now.tv_nsec()).unwrap_or(0))
@@ -201,7 +201,7 @@ impl Datapath for EbpfDatapath {
         let lost = self
             .maps
             .lost
-            .get(&0, 0)
+            .get(&LOST_EVENTS, 0)
             .map_err(|error| fault("read the lost events", &error))?;
         let bound = self.max_flows;
         let mut flows = 0usize;

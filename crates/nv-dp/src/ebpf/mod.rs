@@ -8,6 +8,7 @@ mod pins;
 mod setup;
 mod spec;
 mod sys;
+mod tap;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -28,6 +29,7 @@ use crate::slot::{Capacity, SlotTables};
 use crate::{DatapathError, EndpointSpec};
 
 pub use self::hook::HookChoice;
+pub use self::tap::{NameGate, NameTap};
 
 /// Verdicts of a program (linux/pkt_cls.h): drop it, and send it elsewhere.
 const SHOT: u32 = 2;

@@ -1,8 +1,11 @@
-//! System calls that aya does not have: taking a link off its interface at once, and reading many entries of a
-//! table at once.
+//! System calls that aya does not have: taking a link off its interface at once, reading many entries of a
+//! table at once, and sending a frame out of an interface.
 //!
 //! Removing a pin lets the kernel free the link later, after a grace period; until then the program is still there.
-#![allow(unsafe_code, reason = "bpf(2) has no safe wrapper for these commands")]
+#![allow(
+    unsafe_code,
+    reason = "bpf(2) and packet sockets have no safe wrapper for these"
+)]
 
 use std::ffi::CString;
 use std::io;
@@ -127,4 +130,68 @@ pub(super) fn read_batch<const K: usize, const V: usize>(
         return Ok((read, false));
     }
     Err(error)
+}
+
+/// A socket that sends whole frames under a mark, and receives none.
+///
+/// # Errors
+/// What the kernel says.
+pub(super) fn packet_socket(mark: u32) -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: no pointers; protocol 0 receives nothing.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor that the kernel has just made and that nothing else owns.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: the option is a live number of the size that is given.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MARK,
+            (&raw const mark).cast(),
+            libc::socklen_t::try_from(size_of::<u32>()).unwrap_or(4),
+        )
+    };
+    if done == 0 {
+        Ok(socket)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Sends a frame out of an interface.
+///
+/// # Errors
+/// What the kernel says; `ENXIO` when the interface is gone.
+pub(super) fn send_frame(socket: BorrowedFd<'_>, ifindex: u32, frame: &[u8]) -> io::Result<()> {
+    let too_large = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    let protocol = frame.get(12..14).and_then(|bytes| bytes.try_into().ok());
+    let address = libc::sockaddr_ll {
+        sll_family: u16::try_from(libc::AF_PACKET).map_err(too_large)?,
+        sll_protocol: u16::from_ne_bytes(protocol.ok_or(io::ErrorKind::InvalidInput)?),
+        sll_ifindex: i32::try_from(ifindex).map_err(too_large)?,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    // SAFETY: frame and address are live and of the sizes that are given.
+    let sent = unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            frame.as_ptr().cast(),
+            frame.len(),
+            0,
+            (&raw const address).cast(),
+            libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).map_err(too_large)?,
+        )
+    };
+    if sent >= 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
