@@ -84,6 +84,7 @@ fn main() -> anyhow::Result<()> {
         target,
         limits,
         filter: "udp".parse()?,
+        cause: String::new(),
     })?;
     println!("capture {} runs", capture.id);
 
