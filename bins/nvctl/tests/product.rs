@@ -960,3 +960,71 @@ fn the_self_test_passes_and_cleans_up_when_it_is_interrupted() {
     assert!(!left("rules"));
     wait_for("its groups' end", || (!left("groups")).then_some(()));
 }
+
+#[test]
+fn a_violation_starts_a_capture_with_what_led_to_it() {
+    if !is_root("a_violation_starts_a_capture_with_what_led_to_it") {
+        return;
+    }
+    let product = Product::start('v');
+    product.login();
+    let lab = product.lab(206);
+    let (web, app) = (product.host(&lab, "web"), product.host(&lab, "app"));
+    let _server = Server::start(app, 8080);
+    assert!(
+        product.ok(&["capture", "trigger"]).contains("RING"),
+        "off, but shown"
+    );
+    let (code, _, err) = product.run(&["capture", "trigger", "--ring", "3"]);
+    assert!(code == 1 && err.contains("ring_kib"), "{err}");
+    product.ok(&["set-mode", "nv.app", "Protect"]);
+    product.ok(&[
+        "capture",
+        "trigger",
+        "--ring",
+        "256",
+        "--rules",
+        "0",
+        "--duration",
+        "1",
+    ]);
+    let shown = product.json(&["capture", "trigger"]);
+    assert_eq!(shown["capture"]["ring_kib"], 256, "{shown}");
+    // The first packet of a denied flow is long over when the violation is told: it is in the capture nevertheless.
+    let capture = wait_for("a capture that a violation started", || {
+        reaches(web, app, 8080);
+        let list = product.json(&["capture", "list", "app"]);
+        let found = list["sniffers"].as_array()?.first()?.clone();
+        (found["status"] == "stopped").then_some(found)
+    });
+    let told = capture["args"].as_str().unwrap();
+    assert!(
+        told.contains("started by deny by") && told.contains(":8080"),
+        "{told}"
+    );
+    let id = capture["id"].as_str().unwrap();
+    let file = product.file("why.pcap.gz");
+    let path = file.to_str().unwrap();
+    product.ok(&[
+        "capture",
+        "download",
+        id,
+        "--pcap",
+        "--compress",
+        "gzip",
+        "-w",
+        path,
+    ]);
+    assert_eq!(std::fs::read(&file).unwrap()[..2], [0x1f, 0x8b]);
+    let flows = product.json(&["capture", "flows", path]);
+    assert!(flows.to_string().contains("8080"), "{flows}");
+    let plain = product.file("why.pcapng");
+    product.ok(&["capture", "download", id, "-w", plain.to_str().unwrap()]);
+    let mut reader = nv_capture::PacketReader::new(std::fs::File::open(&plain).unwrap()).unwrap();
+    let first = reader.next_view().unwrap().unwrap().timestamp.as_secs();
+    assert!(
+        i64::try_from(first).unwrap() <= capture["start_time"].as_i64().unwrap(),
+        "it begins before what started it"
+    );
+    product.ok(&["capture", "trigger", "--ring", "0"]);
+}

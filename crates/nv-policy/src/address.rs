@@ -11,7 +11,7 @@ use nv_types::IpPrefix;
 pub enum AddressSet {
     /// IP, CIDR (host bits are allowed and ignored) or range, as the prefixes that make it up.
     Prefixes(Vec<IpPrefix>),
-    /// A DNS name, perhaps with `*.` or `vh:` in front: accepted, and not enforced yet.
+    /// A DNS name, perhaps with `*.` or `vh:` in front: judged by the addresses that are told for it.
     Name(String),
 }
 
