@@ -110,13 +110,12 @@ fn build(check: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn target_dir(root: &Path) -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    target.join("bpf")
+fn target_dir() -> PathBuf {
+    cmd::target().join("bpf")
 }
 
 fn compile(root: &Path) -> anyhow::Result<PathBuf> {
-    let target = target_dir(root);
+    let target = target_dir();
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")));
     let home = home.context("neither CARGO_HOME nor HOME is set")?;
@@ -201,7 +200,7 @@ fn without_hashes(name: &str) -> String {
 
 /// Source files that the compiler read, from its dependency file, and the manifests.
 fn sources(root: &Path) -> anyhow::Result<BTreeSet<String>> {
-    let file = target_dir(root).join(TARGET).join("release/nv.d");
+    let file = target_dir().join(TARGET).join("release/nv.d");
     let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
     let (_, list) = text
         .split_once(':')

@@ -78,15 +78,9 @@ fn examples() -> anyhow::Result<()> {
             cmd::say(&format!("SKIPPED example {name}: needs root"));
             continue;
         }
-        cmd::run(cmd::cargo().args([
-            "run",
-            "--quiet",
-            "--locked",
-            "-p",
-            "nv-examples",
-            "--example",
-            name,
-        ]))?;
+        // As built with the workspace: `cargo run -p` would choose other features and build half of it anew.
+        let program = cmd::target().join("debug/examples").join(name);
+        cmd::run(Command::new(program).current_dir(cmd::root()))?;
     }
     cmd::say(&format!("examples: {} run", names.len()));
     Ok(())
