@@ -31,6 +31,15 @@ const HOLDS: usize = 1024;
 /// Who asked whom, by which number.
 type Asker = (IpProto, SocketAddr, SocketAddr, u16);
 
+/// A question that a workload was seen to ask.
+#[derive(Debug)]
+struct Asked {
+    question: Question,
+    until: Steady,
+    /// It has been answered, and what the answer brought is in force from this number on.
+    answered: Option<u64>,
+}
+
 #[derive(Debug)]
 struct Hold {
     token: u64,
@@ -46,7 +55,7 @@ pub(crate) struct NameBook {
     /// What is wanted has changed since the last tick.
     rewanted: bool,
     resolvers: BTreeMap<WorkloadId, BTreeSet<IpAddr>>,
-    questions: BTreeMap<u32, BTreeMap<Asker, (Question, Steady)>>,
+    questions: BTreeMap<u32, BTreeMap<Asker, Asked>>,
     learned: Learned,
     /// Counts changes of what was learned; what is in force has one of these numbers.
     generation: u64,
@@ -105,12 +114,22 @@ impl NameBook {
                 .and_then(question)
                 .filter(|asked| self.wanted.contains(&asked.name))
             {
+                let in_force = self.in_force;
                 let mine = self.questions.entry(seen.ifindex).or_default();
                 if mine.len() >= QUESTIONS {
-                    mine.retain(|_, (_, until)| *until > now);
+                    mine.retain(|_, asked| {
+                        asked.until > now && asked.answered.is_none_or(|number| number > in_force)
+                    });
                 }
                 if mine.len() < QUESTIONS {
-                    mine.insert(asker(asked.id), (asked, now.after(ASKED)));
+                    mine.insert(
+                        asker(asked.id),
+                        Asked {
+                            question: asked,
+                            until: now.after(ASKED),
+                            answered: None,
+                        },
+                    );
                 } else {
                     self.refused += 1;
                 }
@@ -119,25 +138,28 @@ impl NameBook {
         }
         if let Some((answered, found)) = message.and_then(answer)
             && let Some(mine) = self.questions.get_mut(&seen.ifindex)
-            && mine
-                .get(&asker(answered.id))
-                .is_some_and(|(asked, until)| *asked == answered && *until > now)
+            && let Some(asked) = mine.get_mut(&asker(answered.id))
+            && asked.question == answered
+            && asked.until > now
         {
-            mine.remove(&asker(answered.id));
-            let (name, grace) = (&answered.name, self.rules.grace);
-            if self.learned.put(name, &found, grace, now, &mut self.refused) {
-                self.changed.insert(name.clone());
-                self.generation += 1;
+            // A second answer is not believed. One that TCP has sent again is the first one, and must not overtake it.
+            if asked.answered.is_none() {
+                let (name, grace) = (&answered.name, self.rules.grace);
+                if self.learned.put(name, &found, grace, now, &mut self.refused) {
+                    self.changed.insert(name.clone());
+                    self.generation += 1;
+                }
+                // Another answer may have brought the address, and its policy be on the way.
+                asked.answered = Some(if found.is_empty() { 0 } else { self.generation });
             }
-            // Another answer may have brought the address, and its policy be on the way.
+            let generation = asked.answered.unwrap_or(0);
             if let Some(token) = seen.token
-                && !found.is_empty()
-                && self.generation > self.in_force
+                && generation > self.in_force
                 && self.holds.len() < HOLDS
             {
                 self.holds.push_back(Hold {
                     token,
-                    generation: self.generation,
+                    generation,
                     until: now.after(PATIENCE),
                 });
                 return None;

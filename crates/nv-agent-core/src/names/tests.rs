@@ -103,6 +103,33 @@ fn an_answer_waits_until_its_addresses_are_in_force_and_no_longer_than_a_second(
 }
 
 #[test]
+fn an_answer_that_is_sent_again_does_not_overtake_the_tables_and_a_second_one_is_not_believed() {
+    let mut book = book();
+    asks(&mut book, 1, "api.example.test", at(1));
+    let answer = reply(1, "api.example.test", 60, "192.0.2.1");
+    let again = DnsSeen {
+        token: Some(2),
+        ..answer.clone()
+    };
+    assert_eq!(book.hear(&answer, Some(&web()), at(1)), None);
+    assert_eq!(book.hear(&again, Some(&web()), at(1)), None, "it waits as well");
+    let mut second = reply(1, "api.example.test", 60, "192.0.2.66");
+    second.token = Some(3);
+    assert_eq!(book.hear(&second, Some(&web()), at(1)), None);
+    assert_eq!(
+        known(&book),
+        [("api.example.test".to_owned(), vec!["192.0.2.1".to_owned()])]
+    );
+    book.applied(book.generation());
+    assert_eq!(released(&mut book, at(1)), [1, 2, 3]);
+    let late = DnsSeen {
+        token: Some(4),
+        ..answer
+    };
+    assert_eq!(book.hear(&late, Some(&web()), at(1)), Some(4), "in force");
+}
+
+#[test]
 fn only_the_answer_to_a_question_that_was_asked_of_a_trusted_resolver_counts() {
     let mut book = book();
     let good = || reply(1, "api.example.test", 60, "192.0.2.1");
