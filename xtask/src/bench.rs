@@ -1,5 +1,7 @@
 //! `cargo xtask bench NAME`: each bench prints a table and writes `target/bench/NAME.json`.
 
+use std::process::Command;
+
 use anyhow::bail;
 
 use crate::cmd;
@@ -7,40 +9,11 @@ use crate::cmd;
 /// Runs one bench by name.
 pub(crate) fn run(name: &str, args: &[String]) -> anyhow::Result<()> {
     match name {
-        "datapath" | "side-by-side" | "apply" | "footprint" | "program" => {
+        "datapath" | "side-by-side" | "apply" | "footprint" | "program" | "capture" => {
             cmd::run(cmd::cargo().args(["build", "--release", "--locked", "--bins"]))?;
-            let mut bench = cmd::cargo();
-            bench
-                .args([
-                    "run",
-                    "--release",
-                    "--locked",
-                    "--quiet",
-                    "-p",
-                    "nv-benches",
-                    "--bin",
-                    name,
-                    "--",
-                ])
-                .args(args);
-            cmd::run(&mut bench)
-        }
-        "capture" => {
-            let mut bench = cmd::cargo();
-            bench
-                .args([
-                    "run",
-                    "--release",
-                    "--locked",
-                    "--quiet",
-                    "-p",
-                    "nv-benches",
-                    "--bin",
-                    name,
-                    "--",
-                ])
-                .args(args);
-            cmd::run(&mut bench)
+            // As built with the workspace: `cargo run -p` would choose other features and build half of it anew.
+            let program = cmd::target().join("release").join(name);
+            cmd::run(Command::new(program).args(args).current_dir(cmd::root()))
         }
         "runtime" => {
             let mut bench = cmd::cargo();
