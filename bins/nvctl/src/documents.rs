@@ -74,6 +74,8 @@ struct Document {
     bounded_domains: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     internal_names: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    capture: Option<serde_json::Map<String, Value>>,
 }
 
 /// One condition of a group.
@@ -126,6 +128,7 @@ const KINDS: &[(&str, &[&str], &[&str])] = &[
             "mode_auto_m2p_duration",
             "bounded_domains",
             "internal_names",
+            "capture",
         ],
     ),
 ];
@@ -278,8 +281,9 @@ mod tests {
         there.sort();
         assert_eq!(known, there);
         let documents =
-            parse("kind: Settings\ndeny_response: reset\nidle: {udp: 9}\nflow_share: 10\n").unwrap();
+            parse("kind: Settings\ndeny_response: reset\nidle: {udp: 9}\nflow_share: 10\ncapture: {ring_kib: 64, rules: [7, 0]}\n").unwrap();
         assert_eq!(documents[0]["idle"], json!({"udp": 9}));
+        assert_eq!(documents[0]["capture"], json!({"ring_kib": 64, "rules": [7, 0]}));
     }
 
     #[test]
