@@ -75,7 +75,7 @@ struct Document {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     internal_names: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    capture: Option<serde_json::Map<String, Value>>,
+    capture: Option<Map<String, Value>>,
 }
 
 /// One condition of a group.
