@@ -961,8 +961,8 @@ fn the_self_test_passes_and_cleans_up_when_it_is_interrupted() {
 }
 
 #[test]
-fn a_violation_starts_a_capture() {
-    if !is_root("a_violation_starts_a_capture") {
+fn a_violation_starts_a_capture_with_what_led_to_it() {
+    if !is_root("a_violation_starts_a_capture_with_what_led_to_it") {
         return;
     }
     let product = Product::start('v');
@@ -979,19 +979,23 @@ fn a_violation_starts_a_capture() {
     // A denied packet is dropped at its sender's end, so it is the sender whose packets are kept.
     product.ok(&["set-mode", "nv.app", "Protect"]);
     product.ok(&["set-mode", "nv.web", "Protect"]);
+    // Named, so that the bridge's multicast starts nothing.
+    let text = "kind: Rule\nid: 7\nfrom: nv.web\nto: nv.app\nports: tcp/8080\naction: deny\n";
+    let (code, _, err) = product.apply(text);
+    assert_eq!(code, 0, "{err}");
     product.ok(&[
         "capture",
         "trigger",
         "--ring",
         "256",
         "--rules",
-        "0",
+        "7",
         "--duration",
         "1",
     ]);
     let shown = product.json(&["capture", "trigger"]);
     assert_eq!(shown["capture"]["ring_kib"], 256, "{shown}");
-    // That the denied flow's own packets are in the file is shown in nv-capture, not here: on a busy machine the thread that keeps them gives way.
+    // The first packet of a denied flow is long over when the violation is told: it is in the capture nevertheless.
     let capture = wait_for("a capture that a violation started", || {
         reaches(web, app, 8080);
         let list = product.json(&["capture", "list", "web"]);
@@ -1000,7 +1004,7 @@ fn a_violation_starts_a_capture() {
     });
     let told = capture["args"].as_str().unwrap();
     assert!(
-        told.contains("started by deny by") && told.contains(":8080"),
+        told.contains("started by deny by rule 7") && told.contains(":8080"),
         "{told}"
     );
     let id = capture["id"].as_str().unwrap();
@@ -1018,7 +1022,7 @@ fn a_violation_starts_a_capture() {
     ]);
     assert_eq!(std::fs::read(&file).unwrap()[..2], [0x1f, 0x8b]);
     let flows = product.json(&["capture", "flows", path]);
-    assert!(!flows["flows"].as_array().unwrap().is_empty(), "{flows}");
+    assert!(flows.to_string().contains("8080"), "{flows}");
     let plain = product.file("why.pcapng");
     product.ok(&["capture", "download", id, "-w", plain.to_str().unwrap()]);
     let mut reader = nv_capture::PacketReader::new(std::fs::File::open(&plain).unwrap()).unwrap();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use nv_types::{FlowRecord, Mode, Reason, Workload, WorkloadId};
+use nv_types::{FlowRecord, Mode, Reason, Timestamp, Workload, WorkloadId};
 
 use super::Agent;
 use crate::io::{Effect, Moment, Steady};
@@ -14,6 +14,8 @@ const SECOND: u64 = 1_000_000_000;
 pub(super) struct Lookbacks {
     /// Kibibytes kept of each workload, and the process and namespace that it had then.
     kept: BTreeMap<WorkloadId, (u32, u32, u64)>,
+    /// Since when packets of each really are kept.
+    since: BTreeMap<WorkloadId, Timestamp>,
     /// When a violation of each last started a capture.
     started: BTreeMap<WorkloadId, Steady>,
     /// Something that decides whose packets are kept may have changed.
@@ -21,14 +23,16 @@ pub(super) struct Lookbacks {
 }
 
 impl Agent {
-    /// Takes note of a flow as it was told: one that violates the policy may start a capture of its workload.
+    /// Takes note of a flow as it was told: one that violates the policy may start a capture of its workload, if its packets were kept
+    /// when it began.
     pub fn notice(&mut self, record: &FlowRecord, now: Moment) {
         self.now = Moment {
             steady: self.now.steady.max(now.steady),
             day: now.day,
         };
         let settings = &self.state.input().settings.capture;
-        if !settings.is_started_by(&record.decision) || !self.lookbacks.kept.contains_key(&record.workload) {
+        let since = self.lookbacks.since.get(&record.workload);
+        if !settings.is_started_by(&record.decision) || since.is_none_or(|since| record.first_seen < *since) {
             return;
         }
         let pause = u64::from(settings.interval).saturating_mul(SECOND);
@@ -61,6 +65,7 @@ impl Agent {
         let before = std::mem::take(&mut self.lookbacks.kept);
         for id in before.keys().filter(|id| !wanted.contains_key(*id)) {
             self.lookbacks.started.remove(id);
+            self.lookbacks.since.remove(id);
             self.degraded.remove(&about(id));
             self.effects.push_back(Effect::KeepPackets {
                 workload: id.clone(),
@@ -69,6 +74,7 @@ impl Agent {
         }
         for (id, as_it_is) in &wanted {
             if before.get(id) != Some(as_it_is) {
+                self.lookbacks.since.remove(id);
                 self.effects.push_back(Effect::KeepPackets {
                     workload: id.clone(),
                     bytes: Some(u64::from(ring) << 10),
@@ -94,6 +100,10 @@ impl Agent {
             Err(words) if self.lookbacks.kept.contains_key(id) => {
                 let words = format!("packets before a violation of '{id}' are not to be had: {words}");
                 self.degraded.insert(about(id), words);
+            }
+            Ok(()) if self.lookbacks.kept.contains_key(id) => {
+                self.degraded.remove(&about(id));
+                self.lookbacks.since.entry(id.clone()).or_insert(self.now.day);
             }
             _ => {
                 self.degraded.remove(&about(id));

@@ -8,6 +8,9 @@ use nv_types::{
 
 use crate::world::{SECOND, World, id, node, workload};
 
+/// After all that the world does.
+const LATER: Timestamp = Timestamp(1_800_000_000 * SECOND);
+
 fn flow(of: &str, verdict: Verdict, rule: u32) -> FlowRecord {
     FlowRecord {
         node: node(),
@@ -33,8 +36,8 @@ fn flow(of: &str, verdict: Verdict, rule: u32) -> FlowRecord {
         packets_to_client: 0,
         bytes_to_server: 60,
         bytes_to_client: 0,
-        first_seen: Timestamp(1),
-        last_seen: Timestamp(1),
+        first_seen: LATER,
+        last_seen: LATER,
     }
 }
 
@@ -114,6 +117,17 @@ fn a_listed_violation_saves_packets_once_in_a_while() {
     world.settings(&triggers(64));
     world.settle();
     asked(&mut world);
+    let violation = flow("web", Verdict::Deny, 10_002);
+    assert_eq!(notice(&mut world, &violation), [], "nothing is kept yet");
+    world.tell(Input::Packets {
+        workload: id("web"),
+        result: Ok(()),
+    });
+    let before = FlowRecord {
+        first_seen: Timestamp(world.day.0 - 1),
+        ..violation
+    };
+    assert_eq!(notice(&mut world, &before), [], "its first packets were not kept");
     assert_eq!(notice(&mut world, &flow("web", Verdict::Allow, 10_002)), []);
     assert_eq!(
         notice(&mut world, &flow("web", Verdict::Deny, 10_003)),
