@@ -1032,4 +1032,20 @@ fn a_violation_starts_a_capture_with_what_led_to_it() {
         "it begins before what started it"
     );
     product.ok(&["capture", "trigger", "--ring", "0"]);
+    product.ok(&["capture", "delete", id]);
+
+    // What was done with it is in the audit log, which is in a copy of the store; the copy puts the policy back.
+    let copy = product.file("copy.json");
+    let copy = copy.to_str().unwrap();
+    product.ok(&["store", "export", copy]);
+    let stored = std::fs::read_to_string(copy).unwrap();
+    for how in ["downloaded", "deleted"] {
+        let entry = format!("capture {id}: {how}");
+        assert!(stored.contains(&entry), "no '{entry}'");
+    }
+    product.ok(&["delete", "rule", "7", "--yes"]);
+    let shown = product.ok(&["store", "import", copy, "--dry-run"]);
+    assert!(product.run(&["get", "rule", "7"]).0 != 0, "a dry run: {shown}");
+    product.ok(&["store", "import", copy, "--yes"]);
+    assert_eq!(product.json(&["get", "rule", "7"])["rule"]["ports"], "tcp/8080");
 }

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use nv_dp_common::layout::{ANSWER_MARK, RELEASE_MARK};
+
 use crate::play::{Act, Expect, Row, SYN};
 use crate::sys::Wire;
 use crate::town::{PEER_MAC, Town, WEB_MAC, Who, spec};
@@ -28,6 +30,13 @@ pub const ROWS: &[Row] = &[
     Row::new(38, "a second interface, a second address", second_interface),
     Row::new(40, "AF_PACKET past the queueing discipline", past_qdisc),
 ];
+
+/// What the matrix does not have.
+pub const BEYOND: &[Row] = &[Row::new(
+    41,
+    "the marks that let the node's own packets pass",
+    marked,
+)];
 
 const LIAR_MAC: Mac = [2, 0, 0, 0, 0x66, 0x66];
 
@@ -365,4 +374,22 @@ fn past_qdisc(act: &mut Act<'_>) {
     ]
     .map(|packet| act.frame(packet));
     act.fire_by(&frames, |_, frame| wire.send(frame));
+}
+
+/// The marks by which the programs know their own answers and the agent's.
+fn marked(act: &mut Act<'_>) {
+    let town: &mut Town = act.town;
+    let inside = if act.way.egress { &town.web } else { &town.peer };
+    let wire = inside.run(|| Wire::open("eth0"));
+    let (from, to) = act.ends(Who::Friend);
+    for mark in [RELEASE_MARK, ANSWER_MARK] {
+        wire.mark(mark);
+        let port = act.port();
+        let frames = [
+            act.udp((from, port), (to, 9090), b"hello"),
+            act.tcp((from, port), (to, 9090), SYN, b""),
+        ]
+        .map(|packet| act.frame(packet));
+        act.fire_by(&frames, |_, frame| wire.send(frame));
+    }
 }

@@ -64,6 +64,13 @@ fn addresses_and_links() {
 }
 
 #[test]
+fn marks_are_the_nodes_alone() {
+    if is_root("marks_are_the_nodes_alone") {
+        play::play(link::BEYOND);
+    }
+}
+
+#[test]
 fn odd_packets() {
     if is_root("odd_packets") {
         play::play(packets::ROWS);

@@ -47,6 +47,11 @@ impl Wire {
         self.set(libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, 1);
     }
 
+    /// Frames carry this mark (socket(7), `SO_MARK`).
+    pub fn mark(&self, mark: u32) {
+        self.set(libc::SOL_SOCKET, libc::SO_MARK, mark.cast_signed());
+    }
+
     fn set(&self, level: i32, option: i32, value: i32) {
         // SAFETY: the value lives across the call and is as long as is said.
         let done = unsafe {
