@@ -8,6 +8,7 @@ use crate::naming::Notes;
 use crate::parse::{ACK, FIN, Headers, RST, SYN};
 use crate::pipeline::{Scope, Scratch};
 use crate::policy::decide;
+use crate::recall::recall;
 use crate::ruling::Ruling;
 use crate::tables::Tables;
 
@@ -153,14 +154,6 @@ pub(crate) fn follow<T: Tables>(
         Some(flow) if !is_reopened(flow, headers) => Some(flow),
         _ => None,
     };
-    let own = match known {
-        Some(flow) if flow.epoch.get() == scope.epoch => flow.flags.get() & FlowCell::OWN != 0,
-        _ => is_own(tables, scope, &headers.key.local, false),
-    };
-    let own = tables.opaque(u32::from(own)) != 0;
-    if leaves && !own {
-        return scope.unjudgeable(Reason::Spoofed).reported();
-    }
     let opened = match known {
         Some(flow) => flow.direction.get(),
         None => opener(scope.passage.direction, headers) as u8,
@@ -171,20 +164,25 @@ pub(crate) fn follow<T: Tables>(
         Some(flow) => flow.app.get(),
         None => APP_PENDING,
     };
-    let current = match known {
-        Some(flow) if flow.epoch.get() == scope.epoch => {
-            let stored = stored(flow);
-            if notes.learned && stored.is_pending() {
-                None
-            } else {
-                Some(stored)
-            }
-        }
-        _ => None,
+    let judged = known.filter(|flow| flow.epoch.get() == scope.epoch);
+    let current = judged
+        .map(stored)
+        .filter(|stored| !(notes.learned && stored.is_pending()))
+        .or_else(|| recall(tables, scope, &headers.key, opened, app).map(Ruling::recalled));
+    // Through memory: what follows is the same whether it is known or not.
+    let current = current.unwrap_or(Ruling::NONE).opaque(|word| tables.opaque(word));
+    let own = match judged {
+        Some(flow) => flow.flags.get() & FlowCell::OWN != 0,
+        None => current.is_recalled() || is_own(tables, scope, &headers.key.local, false),
     };
-    let mut ruling = match current {
-        Some(ruling) => ruling,
-        None => decide(tables, scope, &headers.key, opened, app).opaque(|word| tables.opaque(word)),
+    let own = tables.opaque(u32::from(own)) != 0;
+    if leaves && !own {
+        return scope.unjudgeable(Reason::Spoofed).reported();
+    }
+    let mut ruling = if current.is_none() {
+        decide(tables, scope, &headers.key, opened, own, app).opaque(|word| tables.opaque(word))
+    } else {
+        current.plain()
     };
     if ruling.is_pending() {
         // Payload that nobody could name yet must not pass if an unknown application may not.
@@ -309,7 +307,9 @@ fn begin<T: Tables>(
     if takes_room && let Some(share) = tables.share(scope.endpoint.index) {
         tables.add(&share.used, 1);
     }
-    tables.flow_event(FLOW_NEW, &headers.key, flow, now);
+    if ruling.verdict() != Verdict::Allow as u8 || tables.tells_now(now) {
+        tables.flow_event(FLOW_NEW, &headers.key, flow, now);
+    }
     ruling.began()
 }
 
@@ -386,7 +386,9 @@ fn write_back<T: Tables>(
     }
     if news & !before & FlowCell::ENDED != 0 {
         Some(FLOW_ENDED)
-    } else if changed || (update.notes.learned && !is_pending(update.app)) {
+    } else if (changed || (update.notes.learned && !is_pending(update.app)))
+        && (ruling.verdict() != Verdict::Allow as u8 || tables.tells_now(scope.passage.now_ns))
+    {
         Some(FLOW_CHANGED)
     } else {
         None

@@ -32,6 +32,7 @@ mod packet;
 pub mod parse;
 mod pipeline;
 mod policy;
+mod recall;
 mod ruling;
 mod tables;
 
@@ -46,4 +47,5 @@ pub use overhear::{Overheard, overheard};
 pub use packet::SlicePacket;
 pub use packet::{Packet, WINDOW};
 pub use pipeline::{Passage, Scratch, run};
+pub use recall::{RECALLED, RecallCell};
 pub use tables::Tables;

@@ -4,27 +4,41 @@ use nv_types::{Application, ChainStep, Direction, Identity, IpProto, Reason, Ver
 
 use crate::app::candidates;
 use crate::layout::{
-    AddressValue, ChainValue, FAILSAFE_TABLE, FlowKeyValue, LocalView, OwnKey, PairKey, slot_bit,
+    AddressValue, ChainValue, FAILSAFE_TABLE, FlowKeyValue, LocalView, OwnKey, PairKey, direction_of,
+    slot_bit,
 };
 use crate::pipeline::Scope;
+use crate::recall::{remember, server_port};
 use crate::ruling::Ruling;
 use crate::tables::Tables;
 
-/// What is decided for this flow, as far as its application is known.
+/// What is decided for this flow, as far as its application is known. `own`: its local address is the endpoint's, so that the decision
+/// may be remembered.
 #[inline(always)]
 pub(crate) fn decide<T: Tables>(
     tables: &T,
     scope: &Scope<'_>,
     key: &FlowKeyValue,
     opened: Direction,
+    own: bool,
     app: u8,
 ) -> Ruling {
-    Ruling::unpack(packed(tables, scope, key, opened, app))
+    let how = u32::from(app) << 8 | u32::from(own) << 1 | opened as u32;
+    Ruling::unpack(packed(tables, scope, key, how))
 }
 
 #[inline(never)] // a frame of its own on the kernel's small stack
-fn packed<T: Tables>(tables: &T, scope: &Scope<'_>, key: &FlowKeyValue, opened: Direction, app: u8) -> u64 {
-    look_up(tables, scope, key, opened, app).pack()
+fn packed<T: Tables>(tables: &T, scope: &Scope<'_>, key: &FlowKeyValue, how: u32) -> u64 {
+    let (opened, own, app) = (
+        direction_of((how & 1) as u8),
+        how & 2 != 0,
+        (how >> 8 & 0xff) as u8,
+    );
+    let ruling = look_up(tables, scope, key, opened, app).opaque(|word| tables.opaque(word));
+    if own {
+        remember(tables, scope, key, opened, app, ruling);
+    }
+    ruling.pack()
 }
 
 #[inline(always)]
@@ -45,11 +59,7 @@ fn look_up<T: Tables>(
         return Ruling::new(Verdict::Allow, Reason::SameWorkload);
     }
     let proto = IpProto(key.proto).for_policy().0;
-    let server_port = match (IpProto(key.proto).has_ports(), opened) {
-        (false, _) => 0,
-        (true, Direction::Egress) => key.peer_port,
-        (true, Direction::Ingress) => key.local_port,
-    };
+    let server_port = server_port(key, opened);
     let peer = tables.address(scope.slot, &key.peer).unwrap_or(AddressValue {
         identity: 0,
         flags: 0,

@@ -16,8 +16,43 @@ pub(crate) struct Ruling {
 const HELD: u32 = 1 << 16;
 const REPORT: u32 = 1 << 17;
 const BEGAN: u32 = 1 << 18;
+const RECALLED: u32 = 1 << 19;
 
 impl Ruling {
+    /// No ruling: no verdict has this number.
+    pub(crate) const NONE: Self = Self {
+        code: u32::MAX,
+        rule: 0,
+    };
+
+    #[inline(always)]
+    pub(crate) const fn is_none(self) -> bool {
+        self.code == Self::NONE.code
+    }
+
+    /// Was decided for another flow with the same question.
+    #[inline(always)]
+    pub(crate) const fn recalled(self) -> Self {
+        Self {
+            code: self.code | RECALLED,
+            ..self
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) const fn is_recalled(self) -> bool {
+        !self.is_none() && self.code & RECALLED != 0
+    }
+
+    /// Without the note of where it came from.
+    #[inline(always)]
+    pub(crate) const fn plain(self) -> Self {
+        Self {
+            code: self.code & !RECALLED,
+            ..self
+        }
+    }
+
     #[inline(always)]
     pub(crate) const fn new(verdict: Verdict, reason: Reason) -> Self {
         Self {

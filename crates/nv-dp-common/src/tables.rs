@@ -8,6 +8,9 @@ use crate::layout::{
     AddressValue, ChainValue, CounterCell, EndpointValue, FlowCell, FlowKeyValue, FragmentKey, FragmentValue,
     OwnKey, PairKey, ShareCell, Switches,
 };
+#[cfg(doc)]
+use crate::recall::RECALLED;
+use crate::recall::RecallCell;
 
 /// The tables of a datapath: eBPF maps in the kernel, plain maps in the software datapath.
 ///
@@ -43,6 +46,8 @@ pub trait Tables {
     fn port(&self, table: u32, proto: u8, port: u16) -> Option<u32>;
     /// A chain by its decision (with the slot's bit).
     fn chain(&self, decision: u32) -> Option<&ChainValue>;
+    /// A place among [`RECALLED`] in this CPU's memory of decisions.
+    fn recall(&self, place: u32) -> Option<&RecallCell>;
     /// A flow.
     fn flow(&self, key: &FlowKeyValue) -> Option<&FlowCell>;
     /// Puts a flow, in place of one with the same key; `false` when there is no room.
@@ -55,6 +60,14 @@ pub trait Tables {
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue>;
     /// Remembers a first fragment; may forget others.
     fn insert_fragment(&self, key: &FragmentKey, value: &FragmentValue);
+    /// Whether the start, or a change, of a flow that passes is told at once. If not, it is told of when it ends, or when the table is swept; what is
+    /// alerted, denied or over is always told.
+    #[inline(always)]
+    #[must_use]
+    fn tells_now(&self, now_ns: u64) -> bool {
+        let _ = now_ns;
+        true
+    }
     /// A flow began (0), changed (1) or ended (2).
     fn flow_event(&self, state: u8, key: &FlowKeyValue, flow: &FlowCell, now_ns: u64);
     /// A packet that belongs to no flow is reported; verdict and reason as numbers.

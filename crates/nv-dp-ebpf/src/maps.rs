@@ -14,7 +14,7 @@ use nv_dp_common::layout::{
     LOST_MESSAGES, OVERHEARD_ROOM, OverheardValue, OwnKey, PairKey, PortData, STATE_ENTRIES, STATE_EPOCH,
     STATE_LISTENER, ShareCell, Switches,
 };
-use nv_dp_common::{Scratch, Tables};
+use nv_dp_common::{RECALLED, RecallCell, Scratch, Tables};
 use nv_types::Direction;
 
 #[map]
@@ -51,7 +51,8 @@ static NV_LOST: PerCpuArray<u64> = PerCpuArray::pinned(2, 0);
 static NV_NAMES: RingBuf = RingBuf::pinned(1 << 19, 0);
 /// Room to put one together.
 #[map]
-static NV_MESSAGE: PerCpuArray<[u64; (size_of::<OverheardValue>() + OVERHEARD_ROOM) / 8]> = PerCpuArray::with_max_entries(1, 0);
+static NV_MESSAGE: PerCpuArray<[u64; (size_of::<OverheardValue>() + OVERHEARD_ROOM) / 8]> =
+    PerCpuArray::with_max_entries(1, 0);
 /// What userspace needs to adopt an endpoint; no program reads it.
 #[map]
 static NV_SPECS: HashMap<u32, [u8; 1024]> = HashMap::pinned(1024, BPF_F_NO_PREALLOC);
@@ -61,6 +62,11 @@ type FlowWords = [u64; size_of::<FlowCell>() / 8];
 
 /// Userspace takes events when it comes round: nobody sleeps on the ring, so nobody is woken.
 const NO_WAKEUP: u64 = BPF_RB_NO_WAKEUP as u64;
+
+/// What each CPU has decided, see [`RecallCell`].
+#[map]
+static NV_RECALL: PerCpuArray<[u64; size_of::<RecallCell>() / 8]> =
+    PerCpuArray::with_max_entries(RECALLED, 0);
 
 /// Working memory, one for each CPU: programs of this kind run with bottom halves off and are not nested.
 #[map]
@@ -74,7 +80,19 @@ pub(crate) struct Memory {
     /// The tick that `now_ns` was read in.
     tick: u64,
     now_ns: u64,
+    told: Told,
 }
+
+/// Starts and changes of flows that pass, told in a tick of the coarse clock.
+#[repr(C)]
+struct Told {
+    tick_ns: u64,
+    count: u64,
+}
+
+/// How many a CPU tells at once in a tick, some thousands a second: flows that come faster than anyone follows are told of when they are over, at half
+/// the cost.
+const TOLD_A_TICK: u64 = 32;
 
 impl Memory {
     /// The coarse clock, which moves once a tick, and is read once a tick: the kernel puts the number of ticks into the program
@@ -101,7 +119,8 @@ pub(crate) fn open() -> Option<(&'static mut Scratch, KernelTables, u64)> {
     unsafe {
         let now_ns = (*memory).now_ns();
         let blind = (&raw mut (*memory).blind).cast();
-        Some((&mut (*memory).scratch, KernelTables { blind }, now_ns))
+        let told = &raw mut (*memory).told;
+        Some((&mut (*memory).scratch, KernelTables { blind, told }, now_ns))
     }
 }
 
@@ -109,6 +128,7 @@ pub(crate) fn open() -> Option<(&'static mut Scratch, KernelTables, u64)> {
 pub(crate) struct KernelTables {
     /// A word that numbers are sent through, see [`Tables::opaque`].
     blind: *mut u32,
+    told: *mut Told,
 }
 
 impl KernelTables {
@@ -215,6 +235,13 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
+    fn recall(&self, place: u32) -> Option<&RecallCell> {
+        let cell = NV_RECALL.get_ptr(place)?;
+        // SAFETY: a `RecallCell` is as many words (asserted); the element is this CPU's own.
+        Some(unsafe { &*cell.cast::<RecallCell>() })
+    }
+
+    #[inline(always)]
     fn flow(&self, key: &FlowKeyValue) -> Option<&FlowCell> {
         let flow = NV_FLOWS.get_ptr(key)?;
         // SAFETY: the words are those of a `FlowCell`, and all that is shared in it is a cell or an atomic. An element that is evicted meanwhile may be reused for another flow: that flow's counters are then
@@ -259,6 +286,18 @@ impl Tables for KernelTables {
     fn insert_fragment(&self, key: &FragmentKey, value: &FragmentValue) {
         // A full table forgets the oldest; what is not remembered is judged as a fragment without a first one.
         let _ = NV_FRAGMENTS.insert(key, value, 0);
+    }
+
+    #[inline(always)]
+    fn tells_now(&self, now_ns: u64) -> bool {
+        // SAFETY: the pointer is this CPU's own working memory.
+        let told = unsafe { &mut *self.told };
+        if told.tick_ns != now_ns {
+            told.tick_ns = now_ns;
+            told.count = 0;
+        }
+        told.count += 1;
+        told.count <= TOLD_A_TICK
     }
 
     #[inline(always)]

@@ -8,8 +8,8 @@ use nv_dp_common::layout::{
     FlowData, FlowKeyValue, FragmentKey, FragmentValue, OwnKey, PairKey, ShareCell, Switches,
 };
 use nv_dp_common::{
-    Overheard, Passage, Scratch, SlicePacket, Tables, Told, overheard, run, timeout::idle_ns, told,
-    write_answer,
+    Overheard, Passage, RECALLED, RecallCell, Scratch, SlicePacket, Tables, Told, overheard, run,
+    timeout::idle_ns, told, write_answer,
 };
 use nv_types::{Direction, FlowState, IpProto, PolicyImage, Revision, Verdict};
 
@@ -71,6 +71,7 @@ struct Memory {
     endpoints: BTreeMap<u32, Endpoint>,
     by_index: BTreeMap<u32, u32>,
     own: BTreeSet<OwnKey>,
+    recalled: Box<[RecallCell]>,
     flows: BTreeMap<FlowKeyValue, FlowCell>,
     begun: RefCell<Option<(FlowKeyValue, FlowCell)>>,
     ended: RefCell<Option<FlowKeyValue>>,
@@ -144,6 +145,10 @@ impl Tables for Memory {
 
     fn chain(&self, decision: u32) -> Option<&ChainValue> {
         self.slot(slot_of(decision)).chains.get(&decision)
+    }
+
+    fn recall(&self, place: u32) -> Option<&RecallCell> {
+        self.recalled.get(place as usize)
     }
 
     fn flow(&self, key: &FlowKeyValue) -> Option<&FlowCell> {
@@ -253,6 +258,7 @@ impl SoftwareDatapath {
     pub fn new(config: SoftwareConfig) -> Self {
         let memory = Memory {
             config,
+            recalled: (0..RECALLED).map(|_| RecallCell::default()).collect(),
             ..Memory::default()
         };
         Self {
@@ -389,6 +395,8 @@ impl Datapath for SoftwareDatapath {
         }
         self.memory.own.retain(|key| key.ifindex != ifindex);
         self.memory.flows.retain(|key, _| key.ifindex != ifindex);
+        // Another interface may have its number next.
+        self.memory.recalled.fill(RecallCell::default());
         Ok(())
     }
 

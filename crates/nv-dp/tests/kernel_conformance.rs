@@ -63,6 +63,8 @@ scenarios! {
     settled_flows_count_at_their_endpoint,
 }
 
+#[path = "conformance/churn.rs"]
+mod churn;
 #[path = "conformance/guards.rs"]
 mod guards;
 

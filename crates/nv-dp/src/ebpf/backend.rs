@@ -181,7 +181,6 @@ impl Datapath for EbpfDatapath {
         for key in over {
             absent_is_fine(self.maps.flows.remove(&key.to_bytes()), "remove a flow")?;
         }
-        self.gone.clear();
         self.write_shares(&used, now)
     }
 

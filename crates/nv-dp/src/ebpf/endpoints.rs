@@ -100,6 +100,7 @@ impl EbpfDatapath {
             .set(STATE_EPOCH, epoch, 0)
             .map_err(|error| fault("switch the epoch", &error))?;
         self.epoch = epoch;
+        self.gone.clear(); // nothing that was decided of them is in force
         Ok(())
     }
 
