@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter};
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,12 +21,22 @@ pub(crate) fn file_path(directory: &Path, id: CaptureId, index: u64) -> PathBuf 
     directory.join(format!("{id}.{index}.pcapng"))
 }
 
-/// Opens a file of ours for reading; a symbolic link in its place is refused.
+/// Opens a file of ours for reading. What somebody else put in its place is refused: a symbolic link, a second name of another file, anything that
+/// is no file. Names are made of numbers (see [`file_path`]) in a folder without folders, so that none leads out of it.
 pub(crate) fn open_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
+    let file = OpenOptions::new()
         .read(true)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(path)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)?;
+    let found = file.metadata()?;
+    if found.is_file() && found.nlink() == 1 {
+        Ok(file)
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it is not the file that was written: another one has been put in its place",
+        ))
+    }
 }
 
 /// Makes a new file that only its owner may read.

@@ -463,28 +463,72 @@ fn a_restart_takes_over_and_names_what_broke_off() {
     manager.delete(broken.id).unwrap();
 }
 
+/// B11 of the table of bad input: what stands in the place of a capture's file.
 #[test]
-fn a_link_in_the_place_of_a_file_is_not_followed() {
+fn what_was_put_in_the_place_of_a_file_is_not_read() {
     let folder = tempfile::tempdir().unwrap();
-    let manager = open(folder.path());
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, "a secret").unwrap();
+    let captures = folder.path().join("captures");
+    let manager = open(&captures);
     let (feed, source) = fed();
     let info = manager
         .start_from(&spec(CaptureLimits::default()), source)
         .unwrap();
+    feed.send(vec![7; 60]).unwrap();
+    wait(&manager, &info, |info| info.packets == 1);
     drop(feed);
     wait(&manager, &info, ended);
-    let file = folder.path().join(format!("{}.0.pcapng", info.id));
-    std::fs::remove_file(&file).unwrap();
-    std::os::unix::fs::symlink("/etc/hostname", &file).unwrap();
-    let mut bytes = Vec::new();
-    assert!(
-        manager
-            .read(info.id, false)
-            .unwrap()
-            .read_to_end(&mut bytes)
-            .is_err()
-    );
-    assert!(bytes.is_empty());
+    let read = |id| {
+        let mut bytes = Vec::new();
+        let result = manager.read(id, false).unwrap().read_to_end(&mut bytes);
+        (result.is_ok(), bytes)
+    };
+    let (whole, bytes) = read(info.id);
+    assert!(whole && !bytes.is_empty());
+    let file = captures.join(format!("{}.0.pcapng", info.id));
+    let kept = captures.join("kept");
+    type Put = fn(&Path, &Path);
+    let puts: [(&str, Put); 4] = [
+        ("symbolic link", |secret, file| {
+            std::os::unix::fs::symlink(secret, file).unwrap();
+        }),
+        ("hard link", |secret, file| {
+            std::fs::hard_link(secret, file).unwrap()
+        }),
+        ("pipe", |_, file| {
+            nix::unistd::mkfifo(file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        }),
+        ("folder", |_, file| std::fs::create_dir(file).unwrap()),
+    ];
+    for (what, put) in puts {
+        std::fs::rename(&file, &kept).unwrap();
+        put(&secret, &file);
+        assert_eq!(read(info.id), (false, Vec::new()), "{what}");
+        if file.is_dir() && !file.is_symlink() {
+            std::fs::remove_dir(&file).unwrap();
+        } else {
+            std::fs::remove_file(&file).unwrap();
+        }
+        std::fs::rename(&kept, &file).unwrap();
+    }
+    assert_eq!(read(info.id), (true, bytes), "with its own file back it is whole");
+    for id in [
+        "../secret",
+        "..%2fsecret",
+        "/etc/passwd",
+        "1/../../secret",
+        "1\0",
+        "0x1",
+        "+1",
+        " 1",
+        "1.0.pcapng",
+    ] {
+        assert!(
+            id.parse::<nv_capture::CaptureId>().is_err(),
+            "{id:?} names no capture"
+        );
+    }
 }
 
 #[test]
