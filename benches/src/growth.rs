@@ -3,34 +3,67 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::Context as _;
 
 use crate::cluster::Size;
-use crate::figure::Figure;
+use crate::figure::{Figure, median};
 
-/// Parts of the largest size that are measured beside it.
-pub const PARTS: [u32; 4] = [64, 16, 4, 2];
+/// Parts of the large size that are measured, each four times the one before.
+pub const PARTS: [u32; 4] = [64, 16, 4, 1];
+
+/// Rounds of [`rounds`].
+const ROUNDS: usize = 11;
+
+/// Milliseconds of `work` on each part's input. Every round measures every part, each for about as long, so that what else the machine
+/// does meets them all; the value is the median of the rounds, its ratio the median of the ratios to the part before in the same round.
+pub fn rounds<T>(inputs: &[T; 4], work: impl Fn(&T)) -> Vec<Figure> {
+    let mut times: [Vec<f64>; 4] = Default::default();
+    for _ in 0..ROUNDS {
+        for ((part, input), times) in PARTS.iter().zip(inputs).zip(&mut times) {
+            let begun = Instant::now();
+            for _ in 0..*part {
+                work(input);
+            }
+            times.push(begun.elapsed().as_secs_f64() * 1e3 / f64::from(*part));
+        }
+    }
+    let mut figures: Vec<Figure> = Vec::new();
+    for (place, part) in PARTS.iter().enumerate() {
+        let before = place.checked_sub(1).and_then(|place| times.get(place));
+        let now = times.get(place).map_or(&[][..], Vec::as_slice);
+        let ratios = before.map(|before| {
+            now.iter()
+                .zip(before)
+                .map(|(now, before)| now / before)
+                .collect::<Vec<_>>()
+        });
+        figures.push(Figure {
+            name: format!("growth_{part}"),
+            value: median(now),
+            unit: "ms",
+            baseline: before.map(|before| median(before)),
+            ratio: ratios.map(|ratios| median(&ratios)),
+            runs: ROUNDS,
+        });
+    }
+    figures
+}
 
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 400.0;
 const MARGIN: f64 = 60.0;
 
-/// (workloads, milliseconds) of every size that was measured, smallest first.
+/// (workloads, milliseconds, times the one before) of every size that was measured, smallest first.
 #[must_use]
-pub fn points(figures: &[Figure]) -> Vec<(u32, f64)> {
-    let value = |name: &str| {
-        figures
-            .iter()
-            .find(|figure| figure.name == name)
-            .map(|figure| figure.value)
+pub fn points(figures: &[Figure]) -> Vec<(u32, f64, Option<f64>)> {
+    let named = |name: &str| figures.iter().find(|figure| figure.name == name);
+    let point = |part: &u32| {
+        let figure = named(&format!("growth_{part}"))?;
+        Some((Size::part(*part).workloads, figure.value, figure.ratio))
     };
-    let mut points: Vec<_> = PARTS
-        .iter()
-        .filter_map(|part| Some((Size::part(*part).workloads, value(&format!("growth_{part}"))?)))
-        .collect();
-    points.extend(value("full_compile_100k").map(|value| (Size::HUNDRED_THOUSAND.workloads, value)));
-    points
+    PARTS.iter().filter_map(point).collect()
 }
 
 /// Both axes logarithmic: a straight line of slope one is time in proportion to size.
@@ -38,8 +71,8 @@ pub fn points(figures: &[Figure]) -> Vec<(u32, f64)> {
 pub fn picture(figures: &[Figure]) -> String {
     let points = points(figures);
     let log = |value: f64| value.max(1e-3).log10();
-    let xs: Vec<f64> = points.iter().map(|(size, _)| log(f64::from(*size))).collect();
-    let ys: Vec<f64> = points.iter().map(|(_, time)| log(*time)).collect();
+    let xs: Vec<f64> = points.iter().map(|(size, ..)| log(f64::from(*size))).collect();
+    let ys: Vec<f64> = points.iter().map(|(_, time, _)| log(*time)).collect();
     let low = |values: &[f64]| values.iter().copied().fold(f64::INFINITY, f64::min).floor();
     let high = |values: &[f64]| values.iter().copied().fold(f64::NEG_INFINITY, f64::max).ceil();
     let (x0, x1, y0, y1) = (low(&xs), high(&xs), low(&ys), high(&ys));
@@ -93,10 +126,11 @@ pub fn picture(figures: &[Figure]) -> String {
         "<polyline points=\"{}\" fill=\"none\" stroke=\"#0a6\" stroke-width=\"2\"/>",
         line.join(" ")
     );
-    for ((size, time), (a, b)) in points.iter().zip(xs.iter().zip(&ys)) {
+    for ((size, time, ratio), (a, b)) in points.iter().zip(xs.iter().zip(&ys)) {
+        let steps = ratio.map_or_else(String::new, |ratio| format!(" (x{ratio:.2})"));
         let _ = writeln!(
             svg,
-            "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"4\" fill=\"#0a6\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{size}: {time:.1} ms</text>",
+            "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"4\" fill=\"#0a6\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{size}: {time:.1} ms{steps}</text>",
             x(*a),
             y(*b),
             x(*a) - 8.0,

@@ -182,6 +182,7 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     let hook = datapath.hook().to_owned();
     let facts = Facts {
         addresses: node::addresses(),
+        tunnels: node::tunnels(std::path::Path::new("/sys/class/net")),
         agent_endpoint: listen.to_string(),
         version: env!("CARGO_PKG_VERSION").into(),
         kernel: node::kernel(),

@@ -97,7 +97,9 @@ impl Agent {
         };
         match input {
             Input::Facts(facts) => {
-                self.dirty |= facts.addresses != self.facts.addresses || facts.names != self.facts.names;
+                self.dirty |= facts.addresses != self.facts.addresses
+                    || facts.tunnels != self.facts.tunnels
+                    || facts.names != self.facts.names;
                 self.names.rules = facts.names.clone();
                 self.facts = facts;
             }

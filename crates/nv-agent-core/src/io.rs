@@ -41,6 +41,8 @@ pub struct Moment {
 pub struct Facts {
     /// Addresses of the node itself.
     pub addresses: Vec<IpAddr>,
+    /// Those of them that belong to an overlay's tunnels.
+    pub tunnels: Vec<IpAddr>,
     /// Where the agent's gRPC listens.
     pub agent_endpoint: String,
     /// Version of the agent.

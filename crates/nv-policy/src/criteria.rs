@@ -479,11 +479,28 @@ pub(crate) mod tests {
         );
     }
 
+    /// A megabyte takes milliseconds; what is quadratic would take hours.
     #[test]
-    fn expressions_are_linear() {
-        let selector = Selector::new(&[criterion("image", "regex", "(a+)+$")]).unwrap();
-        let mut workload = workload("w", "n", "10.0.0.1");
-        workload.image = format!("{}b", "a".repeat(200_000));
-        assert!(!selector.matches(&workload));
+    fn expressions_and_globs_are_linear() {
+        let many_globs: Vec<_> = (0..256).map(|_| criterion("image", "=", "*aab*b*c")).collect();
+        for criteria in [
+            vec![criterion("image", "regex", "(a+)+$")],
+            vec![criterion("image", "!regex", "(a|aa|a.)*c")],
+            vec![criterion("image", "regex", "((a*)*)*c")],
+            many_globs,
+        ] {
+            let selector = Selector::new(&criteria).unwrap();
+            let mut workload = workload("w", "n", "10.0.0.1");
+            // A list of globs is as much work as all of them.
+            workload.image = format!("{}b", "a".repeat(1_000_000 / criteria.len()));
+            let begun = std::time::Instant::now();
+            std::hint::black_box(selector.matches(&workload));
+            let spent = begun.elapsed();
+            assert!(
+                spent < std::time::Duration::from_secs(10),
+                "{:?}: {spent:?}",
+                criteria[0]
+            );
+        }
     }
 }

@@ -243,7 +243,7 @@ fn prefixes(start: u32, end: u32) -> impl Iterator<Item = (u16, u8)> {
 /// The chain of the rules that hold somewhere, in order, up to the first for any application.
 fn chain(rules: &[&Rule], active: &[usize], judge_by: Judge, icmp: bool) -> Result<Chain, ChainTooLong> {
     let mut seen = AppMask::NONE;
-    let mut entries: Vec<ChainEntry> = Vec::new();
+    let mut entries: Vec<ChainEntry> = Vec::with_capacity(active.len().min(MAX_CHAIN - 1) + 1);
     for rule in active.iter().filter_map(|at| rules.get(*at)) {
         let verdict = judge(Some(rule.action), judge_by.mode);
         let decision = Decision {

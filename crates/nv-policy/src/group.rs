@@ -42,11 +42,20 @@ impl Addresses {
     }
 }
 
+/// Most criteria that a group may have.
+pub(crate) const MAX_CRITERIA: usize = 256;
 /// Most refused answers of a group that are named.
 const MAX_REFUSED: usize = 8;
 
 /// What a group of this input is made of, and what an administrator should know of it.
 pub(crate) fn read(group: &Group, input: &PolicyInput) -> (Body, Vec<String>) {
+    let count = group.criteria.len();
+    if count > MAX_CRITERIA {
+        return (
+            Body::Broken,
+            vec![format!("criteria: {count} are more than {MAX_CRITERIA}")],
+        );
+    }
     let selector = match Selector::new(&group.criteria) {
         Ok(selector) => selector,
         Err(error) => return (Body::Broken, vec![error.to_string()]),

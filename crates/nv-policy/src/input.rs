@@ -118,10 +118,18 @@ pub(crate) fn service_group(workload: &Workload) -> Option<Group> {
     })
 }
 
-/// Whether this is the learned group of the workload's service, as it is made.
-pub(crate) fn is_service_group(group: &Group, workload: &Workload) -> bool {
-    service_group(workload)
-        .is_some_and(|own| own.name == group.name && own.kind == group.kind && own.criteria == group.criteria)
+/// Service and domain of a learned group that holds the workloads of that service and no others, as [`service_group`] makes it.
+pub(crate) fn service_of_group(group: &Group) -> Option<(&str, &str)> {
+    let [service, domain] = group.criteria.as_slice() else {
+        return None;
+    };
+    let exact = |criterion: &Criterion, key: &str| {
+        let is_plain = criterion.value != "any" && !criterion.value.contains(['*', '?']);
+        criterion.key == key && criterion.op == CriterionOp::Equal && is_plain
+    };
+    let own = exact(service, "service") && exact(domain, "domain");
+    let named = || group.name.as_str() == nv_types::service_group_name(&service.value, &domain.value);
+    (own && group.kind == GroupKind::Container && named()).then_some((&service.value, &domain.value))
 }
 
 /// A rule from its texts, for tests, examples and tools.

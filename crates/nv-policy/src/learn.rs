@@ -279,5 +279,48 @@ mod tests {
             let input = PolicyInput::default();
             prop_assert_eq!(learn(&input, &flows, Timestamp(1)), learn(&input, &shuffled, Timestamp(1)));
         }
+
+        /// However flows arrive, in whatever order and in however many parts, the same is learned, and little: scans of many ports, and
+        /// ports that are another one each time, become one rule. What a port carries is known or not known, always the same here: one
+        /// that is known by now takes the place of what was learned by port before.
+        #[test]
+        fn what_is_learned_is_bounded_and_does_not_depend_on_how_flows_arrive(
+            flows in proptest::collection::vec((0usize..4, 0usize..4, 1u16..60, 0usize..3), 0..400),
+            seed: u64,
+            part in 1usize..50,
+        ) {
+            let protocols = [IpProto::TCP, IpProto::UDP, IpProto::ICMP];
+            let apps = [Application::UNKNOWN, Application::UNKNOWN, Application::HTTP, Application::REDIS];
+            let flows: Vec<_> = flows
+                .into_iter()
+                .map(|(from, to, port, proto)| Observation {
+                    from: format!("nv.s{from}").parse().unwrap(),
+                    to: format!("nv.s{to}").parse().unwrap(),
+                    proto: protocols[proto],
+                    port,
+                    app: apps[usize::from(port) % 4 * usize::from(proto < 2)],
+                })
+                .collect();
+            let mut shuffled: Vec<_> = flows.iter().zip(0u64..).collect();
+            shuffled.sort_by_key(|(_, place)| (place ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let shuffled: Vec<_> = shuffled.into_iter().map(|(flow, _)| flow.clone()).collect();
+            let (mut at_once, mut in_parts) = (PolicyInput::default(), PolicyInput::default());
+            apply(&mut at_once, learn(&PolicyInput::default(), &flows, Timestamp(1)));
+            for part in shuffled.chunks(part) {
+                let changes = learn(&in_parts, part, Timestamp(1));
+                apply(&mut in_parts, changes);
+            }
+            let said = |input: &PolicyInput| -> BTreeSet<_> {
+                let rules = input.rules.iter();
+                rules.map(|rule| (rule.from.clone(), rule.to.clone(), rule.ports.to_string(), rule.applications.clone())).collect()
+            };
+            prop_assert_eq!(said(&at_once), said(&in_parts));
+            prop_assert!(learn(&in_parts, &flows, Timestamp(2)).is_empty(), "nothing new");
+            let pairs: BTreeSet<_> = flows.iter().map(|flow| (&flow.from, &flow.to)).collect();
+            prop_assert!(at_once.rules.len() <= 2 * pairs.len());
+            for rule in &at_once.rules {
+                prop_assert!(rule.ports.specs().len() <= LEARNED_PORTS_MAX);
+            }
+        }
     }
 }

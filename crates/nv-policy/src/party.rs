@@ -62,6 +62,8 @@ pub struct Book<'a> {
     bounded: BTreeSet<&'a str>,
     workloads: BTreeMap<[u8; 16], &'a Workload>,
     nodes: BTreeMap<[u8; 16], &'a NodeId>,
+    /// Those of them that belong to tunnels.
+    tunnels: BTreeSet<[u8; 16]>,
 }
 
 fn name(text: &str) -> Option<GroupName> {
@@ -80,6 +82,7 @@ impl<'a> Book<'a> {
             bounded: input.bounded_domains(),
             workloads: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            tunnels: BTreeSet::new(),
         };
         for group in input.groups.values() {
             if reserved::ALL.contains(&group.name.as_str()) {
@@ -101,6 +104,7 @@ impl<'a> Book<'a> {
             for address in node.addresses.iter().filter(|address| !address.is_loopback()) {
                 book.nodes.insert(v4_mapped(*address), &node.id);
             }
+            book.tunnels.extend(node.tunnels.iter().copied().map(v4_mapped));
         }
         for workload in input.workloads.values().filter(|workload| is_present(workload)) {
             for address in workload.peer_addresses() {
@@ -179,6 +183,9 @@ impl<'a> Book<'a> {
         } else {
             reserved::EXTERNAL
         }));
+        if node.is_some() && self.tunnels.contains(&address) {
+            groups.extend(name(reserved::INGRESS));
+        }
         // A name's answer does not make a node's address a part of the group.
         let named = self.named.get(&address).filter(|_| node.is_none());
         let names: BTreeMap<_, _> = named

@@ -106,9 +106,11 @@ fn populated(input: &PolicyInput) -> Option<BTreeSet<GroupName>> {
         .into_iter()
         .flat_map(|workload| book.workload(workload).groups)
         .collect();
-    // Outside there is always somebody; who comes in by an ingress is not known here.
-    let outside = [reserved::EXTERNAL, reserved::NODES, reserved::INGRESS];
-    found.extend(outside.iter().filter_map(|name| GroupName::try_new(*name).ok()));
+    // Outside there is always somebody; who comes in through an overlay, only where a node has one.
+    let tunnels = input.nodes.values().any(|node| !node.tunnels.is_empty());
+    let ingress = tunnels.then_some(reserved::INGRESS);
+    let outside = [reserved::EXTERNAL, reserved::NODES].into_iter().chain(ingress);
+    found.extend(outside.filter_map(|name| GroupName::try_new(name).ok()));
     for group in input
         .groups
         .values()

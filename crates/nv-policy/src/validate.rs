@@ -5,10 +5,9 @@ use std::collections::BTreeSet;
 use nv_types::{Application, Group, GroupKind, GroupName, Rule, reserved};
 
 use crate::criteria::{InvalidCriterion, Selector};
+use crate::group::MAX_CRITERIA;
 use crate::input::PolicyInput;
 
-/// Most criteria that a group may have.
-const MAX_CRITERIA: usize = 256;
 /// Longest comment, in bytes.
 const MAX_COMMENT: usize = 1024;
 

@@ -12,7 +12,7 @@ use nv_types::{
 use proptest::prelude::*;
 
 const MODES: [Mode; 3] = [Mode::Discover, Mode::Monitor, Mode::Protect];
-const GROUPS: [&str; 9] = [
+const GROUPS: [&str; 10] = [
     "g0",
     "g1",
     "net0",
@@ -22,6 +22,7 @@ const GROUPS: [&str; 9] = [
     "external",
     "nodes",
     "containers",
+    "Workload:ingress",
 ];
 const PORTS: [&str; 8] = [
     "any",
@@ -122,7 +123,8 @@ fn policy(spec: &Spec) -> PolicyInput {
         input.workloads.insert(workload.id.clone(), workload);
     }
     let node = Node {
-        addresses: vec!["10.9.0.1".parse().unwrap()],
+        addresses: vec!["10.9.0.1".parse().unwrap(), "10.9.0.2".parse().unwrap()],
+        tunnels: vec!["10.9.0.2".parse().unwrap()],
         ..Node::new("n1".parse().unwrap())
     };
     input.nodes.insert(node.id.clone(), node);
@@ -186,7 +188,7 @@ fn addresses() -> Vec<std::net::IpAddr> {
     let outside = [0, 1, 7, 8, 9, 15, 16, 19, 200].map(|last| format!("192.0.2.{last}"));
     inside
         .chain(outside)
-        .chain(["10.9.0.1".into(), "2001:db8::1".into()])
+        .chain(["10.9.0.1".into(), "10.9.0.2".into(), "2001:db8::1".into()])
         .map(|text| text.parse().unwrap())
         .collect()
 }

@@ -13,7 +13,7 @@ use nv_types::{
 use proptest::prelude::*;
 
 const MODES: [Mode; 3] = [Mode::Discover, Mode::Monitor, Mode::Protect];
-const GROUPS: [&str; 12] = [
+const GROUPS: [&str; 13] = [
     "g0",
     "g1",
     "g2",
@@ -26,6 +26,7 @@ const GROUPS: [&str; 12] = [
     "nodes",
     "containers",
     "absent",
+    "Workload:ingress",
 ];
 const PORTS: [&str; 6] = ["any", "icmp", "tcp/80", "tcp/any", "tcp/79-90,udp/53", "80,443"];
 
@@ -356,6 +357,12 @@ fn perform(input: &mut PolicyInput, step: &Step) -> Vec<Change> {
 fn node(id: &NodeId, address: u8) -> Node {
     Node {
         addresses: vec![format!("192.0.2.{address}").parse().unwrap()],
+        // Every third one is an overlay's.
+        tunnels: address
+            .is_multiple_of(3)
+            .then(|| format!("192.0.2.{address}").parse().unwrap())
+            .into_iter()
+            .collect(),
         ..Node::new(id.clone())
     }
 }

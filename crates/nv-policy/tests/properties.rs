@@ -16,7 +16,7 @@ use proptest::prelude::*;
 const DOMAINS: [&str; 3] = ["", "d", "kube-system"];
 const NAMES: [&str; 3] = ["api.example.com", "b.c.example.com", "other.example.org"];
 const ANSWERS: [&str; 5] = ["192.0.2.64", "198.51.100.1", "10.0.0.2", "192.0.2.70", "10.9.9.9"];
-const GROUPS: [&str; 10] = [
+const GROUPS: [&str; 11] = [
     "g0",
     "names",
     "g1",
@@ -27,6 +27,7 @@ const GROUPS: [&str; 10] = [
     "external",
     "nodes",
     "containers",
+    "Workload:ingress",
 ];
 const PORTS: [&str; 10] = [
     "any",
@@ -158,6 +159,7 @@ prop_compose! {
         }
         input.nodes.insert("n1".parse().unwrap(), Node {
             addresses: vec!["172.16.0.1".parse().unwrap(), "192.0.2.70".parse().unwrap()],
+            tunnels: vec!["192.0.2.70".parse().unwrap()],
 ..Node::new("n1".parse().unwrap())
 });
         input.rules = rules;

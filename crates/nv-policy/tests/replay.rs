@@ -12,7 +12,10 @@ use std::time::{Duration, Instant};
 
 use nv_policy::interchange::{Form, import};
 use nv_policy::{PolicyInput, Tables, compile, rule, validate_group};
-use nv_types::{Action, Criterion, CriterionOp, Group, GroupKind, PortSet, Revision, Tier};
+use nv_types::{
+    Action, Criterion, CriterionOp, Direction, Group, GroupKind, Interface, IpProto, Mode, PortSet, Revision,
+    Tier, Verdict, Workload,
+};
 
 /// Every file of a target's corpus, by name.
 fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
@@ -147,42 +150,83 @@ fn a_list_of_every_other_port() {
     }
 }
 
-/// Limits of groups are named, and groups that hold nobody are not anybody.
+/// Ten thousand groups of a thousand criteria each, a hundred thousand rules about them, and 65,535 single ports: limits are named, none
+/// of the groups is anybody, and what is as it should be stays in force.
 #[test]
-fn groups_of_hostile_size() {
-    let group = |count: usize| Group {
-        name: "g".parse().unwrap(),
+fn rule_sets_of_hostile_size() {
+    let empty = Criterion {
+        key: String::new(),
+        value: String::new(),
+        op: CriterionOp::Equal,
+    };
+    let group = |number: usize, count: usize| Group {
+        name: format!("g{number}").parse().unwrap(),
         kind: GroupKind::Container,
         origin: Some(Tier::User),
         comment: String::new(),
         domain: String::new(),
-        criteria: (0..count)
-            .map(|number| Criterion {
-                key: format!("k{number}"),
-                value: "x".into(),
-                op: CriterionOp::Equal,
-            })
-            .collect(),
+        criteria: vec![empty.clone(); count],
     };
-    let error = validate_group(&group(1000)).unwrap_err().to_string();
+    let error = validate_group(&group(0, 1000)).unwrap_err().to_string();
     assert!(error.contains("1000") && error.contains("256"), "{error}");
-    assert!(
-        validate_group(&group(0))
-            .unwrap_err()
-            .to_string()
-            .contains("matches nobody")
-    );
+    let error = validate_group(&group(0, 0)).unwrap_err().to_string();
+    assert!(error.contains("matches nobody"), "{error}");
+    let ports: Vec<String> = (1..=65_535).map(|port| port.to_string()).collect();
+    let error = ports.join(",").parse::<PortSet>().unwrap_err().to_string();
+    assert!(error.contains("4096"), "{error}");
+
     let mut input = PolicyInput::default();
-    for number in 0..2_000 {
-        let mut empty = group(0);
-        empty.name = format!("g{number}").parse().unwrap();
-        input.groups.insert(empty.name.clone(), empty);
-        let id = number % 9_999 + 1;
+    for number in 0..10_000 {
+        // One in a hundred has no criteria at all.
+        let group = group(number, if number % 100 == 0 { 0 } else { 1000 });
+        input.groups.insert(group.name.clone(), group);
+    }
+    for (service, address) in [("a", "10.0.0.1"), ("b", "10.0.0.2")] {
+        let workload = Workload {
+            interfaces: vec![Interface {
+                name: "eth0".into(),
+                host_index: Some(7),
+                addresses: vec![(address.parse().unwrap(), 24)],
+                ..Interface::default()
+            }],
+            ..Workload::new(service.parse().unwrap(), "n1".parse().unwrap(), service)
+        };
+        let group = input.add_service_group(&workload).unwrap();
+        input.modes.insert(group, Mode::Protect);
+        input.workloads.insert(workload.id.clone(), workload);
+    }
+    for number in 0..100_000 {
+        let (from, to) = (
+            format!("g{}", number % 10_000),
+            format!("g{}", number * 7 % 10_000),
+        );
+        let (from, to) = if number % 2 == 0 {
+            (from, "nv.b".to_owned())
+        } else {
+            ("nv.a".to_owned(), to)
+        };
+        // Users', learned, federal and CRD rules: all ids that there are, but the last twenty thousand.
         input
             .rules
-            .push(rule(id, &format!("g{number}"), "containers", "any", Action::Allow).unwrap());
+            .push(rule(number + 1, &from, &to, "any", Action::Allow).unwrap());
     }
+    input
+        .rules
+        .push(rule(119_999, "nv.a", "nv.b", "tcp/80", Action::Allow).unwrap());
+    let begun = Instant::now();
     let compiled = compile(&input, &"n1".parse().unwrap(), Revision(1)).unwrap();
-    assert!(compiled.image.locals.is_empty() && compiled.image.pairs.is_empty());
-    let _ = Tables::new(&compiled.image);
+    let tables = Tables::new(&compiled.image);
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    let limits = compiled.diagnostics.iter().map(ToString::to_string);
+    assert_eq!(
+        limits
+            .filter(|text| text.contains("1000 are more than 256"))
+            .count(),
+        9_900
+    );
+    for (port, verdict) in [(80, Verdict::Allow), (81, Verdict::Deny)] {
+        let (server, client) = ("b".parse().unwrap(), "10.0.0.1".parse().unwrap());
+        let judgement = tables.lookup(&server, Direction::Ingress, client, IpProto::TCP, port, None);
+        assert_eq!(judgement.unwrap().decision().unwrap().verdict, verdict, "{port}");
+    }
 }

@@ -202,6 +202,9 @@ pub struct Node {
     pub id: NodeId,
     /// Its own addresses.
     pub addresses: Vec<IpAddr>,
+    /// Those of them that belong to an overlay's tunnels: who comes from there came in through this node (`Workload:ingress`).
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Vec::is_empty"))]
+    pub tunnels: Vec<IpAddr>,
     /// Where its agent's gRPC listens, `host:port`.
     pub agent_endpoint: String,
     /// Version of the agent.
@@ -239,6 +242,7 @@ impl Node {
         Self {
             id,
             addresses: Vec::new(),
+            tunnels: Vec::new(),
             agent_endpoint: String::new(),
             version: String::new(),
             kernel: String::new(),

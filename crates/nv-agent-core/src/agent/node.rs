@@ -13,6 +13,7 @@ impl Agent {
         Node {
             id: self.node.clone(),
             addresses: self.facts.addresses.clone(),
+            tunnels: self.facts.tunnels.clone(),
             agent_endpoint: self.facts.agent_endpoint.clone(),
             version: self.facts.version.clone(),
             kernel: self.facts.kernel.clone(),

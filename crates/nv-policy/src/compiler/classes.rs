@@ -73,6 +73,11 @@ pub(super) const fn of_kind(identity: Identity) -> (bool, Option<Mode>) {
     (kind & 4 != 0, mode)
 }
 
+/// What the workloads of a class are told to be; `None` where nobody manages them.
+pub(super) fn local(class: Identity) -> Option<(Identity, Mode)> {
+    Some((class, of_kind(class).1?))
+}
+
 #[derive(Debug)]
 pub(super) struct Class {
     pub(super) key: ClassKey,
@@ -123,6 +128,12 @@ impl Classes {
             Some(identity) => *identity,
             None => self.make(key),
         };
+        self.enter_again(identity, local);
+        identity
+    }
+
+    /// One more is in a class that somebody is in.
+    pub(super) fn enter_again(&mut self, identity: Identity, local: bool) {
         if let Some(class) = self.get_mut(identity) {
             class.refs += 1;
             class.locals += u32::from(local);
@@ -130,7 +141,6 @@ impl Classes {
                 self.homes.push(identity);
             }
         }
-        identity
     }
 
     fn make(&mut self, key: ClassKey) -> Identity {
@@ -170,9 +180,11 @@ impl Classes {
         }
     }
 
-    /// Classes that were made since the last call.
+    /// Classes that were made since the last call, sorted.
     pub(super) fn take_born(&mut self) -> Vec<Identity> {
-        std::mem::take(&mut self.born)
+        let mut born = std::mem::take(&mut self.born);
+        born.sort_unstable();
+        born
     }
 
     /// Classes that may have come to have rows, or to have none, since the last call.

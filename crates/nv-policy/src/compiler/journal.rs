@@ -8,6 +8,7 @@ use nv_types::{
 };
 
 use super::Compiler;
+use super::classes::local;
 use super::rows::{Row, RowKey};
 
 type PairKey = (Identity, Direction, Identity);
@@ -18,7 +19,6 @@ pub(super) struct Journal {
     recording: bool,
     /// Until it records: what the first compile writes, in the order of writing. Sorting it once costs less than a search for each.
     first_addresses: Vec<(IpPrefix, Option<Identity>)>,
-    first_locals: Vec<(WorkloadId, Option<(Identity, Mode)>)>,
     addresses: BTreeMap<IpPrefix, Option<Identity>>,
     locals: BTreeMap<WorkloadId, Option<(Identity, Mode)>>,
     pairs: BTreeMap<PairKey, Option<PortTableId>>,
@@ -33,13 +33,19 @@ fn last_of<K: Ord, V>(mut written: Vec<(K, Option<V>)>) -> BTreeMap<K, V> {
     kept.filter_map(|(key, value)| Some((key, value?))).collect()
 }
 
+impl Journal {
+    pub(super) const fn is_recording(&self) -> bool {
+        self.recording
+    }
+}
+
 impl Compiler {
     /// From here on every change is told.
     pub(super) fn begin_recording(&mut self) {
         let first = std::mem::take(&mut self.journal);
         self.addresses = last_of(first.first_addresses);
-        self.locals = last_of(first.first_locals);
         self.journal.recording = true;
+        self.store.begin_recording();
     }
 
     pub(super) fn set_address(&mut self, prefix: IpPrefix, identity: Option<Identity>) {
@@ -56,18 +62,17 @@ impl Compiler {
         }
     }
 
-    pub(super) fn set_local(&mut self, workload: WorkloadId, now: Option<(Identity, Mode)>) {
-        if !self.journal.recording {
-            self.journal.first_locals.push((workload, now));
-            return;
+    /// A workload of the node was in this class until now, or in none.
+    pub(super) fn note_local(&mut self, workload: &WorkloadId, before: Option<Identity>) {
+        if self.journal.recording {
+            let locals = self.journal.locals.entry(workload.clone());
+            locals.or_insert_with(|| before.and_then(local));
         }
-        let before = match now {
-            Some(now) => self.locals.insert(workload.clone(), now),
-            None => self.locals.remove(&workload),
-        };
-        if before != now {
-            self.journal.locals.entry(workload).or_insert(before);
-        }
+    }
+
+    fn local(&self, workload: &WorkloadId) -> Option<(Identity, Mode)> {
+        let slot = self.members.by_id(workload).filter(|slot| slot.local)?;
+        local(slot.class?)
     }
 
     /// Puts a row in place of the one before.
@@ -165,7 +170,7 @@ impl Compiler {
             }
         }
         for (workload, before) in journal.locals {
-            match self.locals.get(&workload).copied() {
+            match self.local(&workload) {
                 now if now == before => {}
                 Some((identity, mode)) => delta.put_locals.push(LocalEntry {
                     workload,

@@ -1,14 +1,13 @@
 //! Groups and who is in them, kept as workloads and groups come, change and go.
 
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
-use nv_types::{GroupName, IpPrefix, Mode, NodeId, Timestamp, Workload, WorkloadId, v4_mapped};
-use nv_types::{Identity, reserved};
+use nv_types::{GroupName, Identity, IpPrefix, NodeId, Timestamp, Workload, WorkloadId, reserved};
 
-use super::claim::Claim;
-use super::domains::Domains;
-use crate::criteria::{Selector, value};
+use super::claim::{Claims, Own};
+use super::domains::{Domains, Service, Vx};
+use super::links::{Links, insert_sorted, remove_sorted};
+use super::sets::{Sets, Sx};
 use crate::group::{Addresses, Body, read};
 use crate::input::{PolicyInput, is_labelled};
 use crate::map::Map;
@@ -27,26 +26,26 @@ pub(super) type Dx = u32;
 pub(super) struct GroupSlot {
     pub(super) name: GroupName,
     pub(super) body: Body,
-    /// Workloads that are in it.
-    pub(super) members: BTreeSet<Wx>,
+    pub(super) listed: Listed,
     /// How often rules name it, in force or not.
     pub(super) named: u32,
-    /// Rules in force that name it as client and as server.
-    pub(super) from: Vec<Rx>,
-    pub(super) to: Vec<Rx>,
-    /// Classes that are in it; only while it is spoken of.
-    pub(super) classes: BTreeSet<Identity>,
     /// Whether its members' classes know of it.
     pub(super) known: bool,
     /// What an administrator should know of it.
     pub(super) problems: Vec<String>,
 }
 
-impl GroupSlot {
-    pub(super) const fn is_spoken(&self) -> bool {
-        !self.from.is_empty() || !self.to.is_empty()
-    }
+/// Where a group is found by those that may be in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Listed {
+    No,
+    /// By the service that it holds.
+    Service(Vx),
+    /// By its selector's anchor, or among those that are asked by everybody.
+    Selector,
+}
 
+impl GroupSlot {
     const fn addresses(&self) -> Option<&Addresses> {
         match &self.body {
             Body::Addresses(own) => Some(own),
@@ -58,15 +57,17 @@ impl GroupSlot {
 #[derive(Debug)]
 pub(super) struct WorkloadSlot {
     pub(super) id: WorkloadId,
-    pub(super) addresses: Vec<[u8; 16]>,
-    pub(super) started: Timestamp,
+    pub(super) addresses: Own,
+    started: Timestamp,
+    pub(super) service: Vx,
+    /// Its place among the service's members.
+    pub(super) service_place: u32,
+    /// The groups that it is in.
+    pub(super) set: Sx,
+    /// Its place among the set's members.
+    pub(super) set_place: u32,
     /// On the compiler's node.
     pub(super) local: bool,
-    pub(super) service: Option<GroupName>,
-    pub(super) mode: Option<Mode>,
-    /// Sorted.
-    pub(super) groups: Vec<Gx>,
-    pub(super) domain: Dx,
     /// Its namespace is labelled as one with a boundary.
     labelled: bool,
     pub(super) class: Option<Identity>,
@@ -77,22 +78,26 @@ pub(super) struct WorkloadSlot {
 pub(super) struct Members {
     by_name: Map<GroupName, Gx>,
     pub(super) groups: Vec<GroupSlot>,
+    /// Of every group.
+    pub(super) links: Vec<Links>,
     free_groups: Vec<Gx>,
     /// Groups that need an exact value of a key, by key and value; all others that select workloads are in `scanned`.
-    anchored: BTreeMap<String, Map<String, Vec<Gx>>>,
-    scanned: BTreeSet<Gx>,
+    pub(super) anchored: BTreeMap<String, Map<String, Vec<Gx>>>,
+    pub(super) scanned: BTreeSet<Gx>,
     /// Address groups that speak of names.
     naming: BTreeSet<Gx>,
     pub(super) domains: Domains,
+    pub(super) sets: Sets,
     by_id: Map<WorkloadId, Wx>,
-    pub(super) workloads: Vec<Option<WorkloadSlot>>,
+    workloads: Vec<Option<WorkloadSlot>>,
     free_workloads: Vec<Wx>,
-    by_service: Map<GroupName, BTreeSet<Wx>>,
-    /// Who says to have an address: one, as a rule.
-    claims: Map<[u8; 16], Claim>,
+    claims: Claims,
+    /// Room for the groups of the workload that is looked at.
+    room: Vec<Gx>,
     pub(super) containers: Gx,
     pub(super) external: Gx,
     pub(super) nodes: Gx,
+    pub(super) ingress: Gx,
 }
 
 impl Members {
@@ -100,19 +105,22 @@ impl Members {
         let mut members = Self {
             by_name: Map::default(),
             groups: Vec::new(),
+            links: Vec::new(),
             free_groups: Vec::new(),
             anchored: BTreeMap::new(),
             scanned: BTreeSet::new(),
             naming: BTreeSet::new(),
             domains: Domains::default(),
+            sets: Sets::default(),
             by_id: Map::default(),
             workloads: Vec::new(),
             free_workloads: Vec::new(),
-            by_service: Map::default(),
-            claims: Map::default(),
+            claims: Claims::default(),
+            room: Vec::new(),
             containers: 0,
             external: 0,
             nodes: 0,
+            ingress: 0,
         };
         for name in reserved::ALL {
             if let Ok(name) = GroupName::try_new(name) {
@@ -121,10 +129,16 @@ impl Members {
             }
         }
         let number = |name: &str| members.by_name.get(name).copied().unwrap_or(0);
-        (members.containers, members.external, members.nodes) = (
+        (
+            members.containers,
+            members.external,
+            members.nodes,
+            members.ingress,
+        ) = (
             number(reserved::CONTAINERS),
             number(reserved::EXTERNAL),
             number(reserved::NODES),
+            number(reserved::INGRESS),
         );
         members
     }
@@ -135,6 +149,7 @@ impl Members {
         self.claims.reserve(workloads);
         self.workloads.reserve(workloads);
         self.groups.reserve(groups);
+        self.links.reserve(groups);
         self.by_name.reserve(groups);
     }
 
@@ -146,21 +161,20 @@ impl Members {
         let slot = GroupSlot {
             name: name.clone(),
             body: Body::Absent,
-            members: BTreeSet::new(),
+            listed: Listed::No,
             named: 0,
-            from: Vec::new(),
-            to: Vec::new(),
-            classes: BTreeSet::new(),
             known: false,
             problems: Vec::new(),
         };
         let number = match self.free_groups.pop() {
             Some(number) => {
                 self.groups[number as usize] = slot;
+                self.links[number as usize] = Links::default();
                 number
             }
             None => {
                 self.groups.push(slot);
+                self.links.push(Links::default());
                 u32::try_from(self.groups.len() - 1).unwrap_or(u32::MAX)
             }
         };
@@ -187,19 +201,39 @@ impl Members {
         self.workloads.get_mut(number as usize)?.as_mut()
     }
 
-    /// Workloads of a service.
-    pub(super) fn of_service(&self, name: &GroupName) -> impl Iterator<Item = Wx> + '_ {
-        self.by_service.get(name).into_iter().flatten().copied()
+    /// The workload of this id.
+    pub(super) fn by_id(&self, id: &WorkloadId) -> Option<&WorkloadSlot> {
+        self.workload(*self.by_id.get(id)?)
+    }
+
+    /// The compiler's node's own workloads.
+    pub(super) fn locals(&self) -> impl Iterator<Item = &WorkloadSlot> {
+        self.workloads.iter().flatten().filter(|slot| slot.local)
+    }
+
+    /// A workload's service.
+    pub(super) fn service(&self, workload: &WorkloadSlot) -> &Service {
+        self.domains.service(workload.service)
+    }
+
+    /// Workloads that are in a group.
+    pub(super) fn of_group(&self, number: Gx) -> impl Iterator<Item = Wx> + '_ {
+        let sets = self.links[number as usize].sets.iter();
+        sets.flat_map(|set| self.sets.get(*set).members.iter().copied())
     }
 
     /// Who has the address: of several that claim it the youngest.
     pub(super) fn holder(&self, address: &[u8; 16]) -> Option<&WorkloadSlot> {
         self.claims
-            .get(address)?
-            .all()
+            .of(address)
             .iter()
             .filter_map(|number| self.workload(*number))
             .max_by_key(|workload| (workload.started, &workload.id))
+    }
+
+    /// Whether several claim the address.
+    pub(super) fn is_contested(&self, address: &[u8; 16]) -> bool {
+        self.claims.is_contested(address)
     }
 
     /// Address groups that speak of a name.
@@ -210,9 +244,9 @@ impl Members {
     }
 
     /// Takes a group as the input has it now. Gives the workloads whose groups changed; that its addresses did is told by `true`.
-    pub(super) fn put_group(&mut self, input: &PolicyInput, name: &GroupName) -> (BTreeSet<Wx>, bool) {
+    pub(super) fn put_group(&mut self, input: &PolicyInput, name: &GroupName) -> (Vec<Wx>, bool) {
         if reserved::ALL.contains(&name.as_str()) {
-            return (BTreeSet::new(), false);
+            return (Vec::new(), false);
         }
         let number = self.group(name);
         self.unlist(number);
@@ -228,118 +262,52 @@ impl Members {
         } else {
             self.naming.remove(&number);
         }
-        let members = match &body {
-            Body::Workloads(selector) => self.selected(input, name, selector),
-            Body::Absent | Body::Reserved | Body::Broken | Body::Addresses(_) => BTreeSet::new(),
-        };
         let slot = &mut self.groups[number as usize];
         slot.body = body;
         slot.problems = problems;
-        let changed: BTreeSet<Wx> = slot.members.symmetric_difference(&members).copied().collect();
-        slot.members = members;
-        for workload in &changed {
-            let is_member = self.groups[number as usize].members.contains(workload);
-            if let Some(workload) = self.workload_mut(*workload) {
-                match (workload.groups.binary_search(&number), is_member) {
-                    (Err(place), true) => workload.groups.insert(place, number),
-                    (Ok(place), false) => {
-                        workload.groups.remove(place);
-                    }
-                    _ => {}
-                }
-            }
-        }
-        self.list(number);
+        self.list(input, number);
+        let changed = self.take_members(input, number);
         self.forget_unused(number);
         (changed, is_other)
     }
 
-    /// Workloads that a selector picks. The learned group of a service needs to look only at that service's.
-    fn selected(&self, input: &PolicyInput, name: &GroupName, selector: &Selector) -> BTreeSet<Wx> {
-        let picks = |number: &Wx| {
-            let slot = self.workload(*number);
-            slot.and_then(|slot| input.workloads.get(&slot.id))
-                .is_some_and(|workload| selector.matches(workload))
-        };
-        if let Some(own) = self.by_service.get(name)
-            && let Some(("service", _)) = selector.anchor()
-            && let Some(service) = own.first().and_then(|number| self.workload(*number))
-            && let Some(workload) = input.workloads.get(&service.id)
-            && input
-                .groups
-                .get(name)
-                .is_some_and(|group| crate::input::is_service_group(group, workload))
-        {
-            return own.iter().copied().filter(picks).collect();
+    /// Brings the members of a group that has changed up to date. Gives those that came and those that went.
+    fn take_members(&mut self, input: &PolicyInput, number: Gx) -> Vec<Wx> {
+        let now = self.selected(input, number);
+        let before: BTreeSet<Wx> = self.of_group(number).collect();
+        let changed: Vec<Wx> = before.symmetric_difference(&now).copied().collect();
+        for workload in &changed {
+            let Some(slot) = self.workload(*workload) else {
+                continue;
+            };
+            let mut groups = self.sets.get(slot.set).groups.to_vec();
+            if now.contains(workload) {
+                insert_sorted(&mut groups, number);
+            } else {
+                remove_sorted(&mut groups, number);
+            }
+            self.leave_set(*workload);
+            self.enter_set(*workload, &groups);
         }
-        (0..)
-            .zip(&self.workloads)
-            .filter(|(_, slot)| slot.is_some())
-            .map(|(number, _)| number)
-            .filter(picks)
-            .collect()
+        changed
     }
 
-    /// Where a group's selector is looked for.
-    fn list(&mut self, number: Gx) {
-        let Body::Workloads(selector) = &self.groups[number as usize].body else {
-            return;
-        };
-        match selector.anchor() {
-            Some((key, values)) => {
-                let places = self.anchored.entry(key.to_owned()).or_default();
-                for value in values {
-                    places.entry(value.to_owned()).or_default().push(number);
-                }
-            }
-            None => {
-                self.scanned.insert(number);
-            }
+    /// Workloads that a group's selector picks. A service's own group needs no asking.
+    fn selected(&self, input: &PolicyInput, number: Gx) -> BTreeSet<Wx> {
+        let slot = &self.groups[number as usize];
+        if let Listed::Service(service) = slot.listed {
+            return self.domains.service(service).members.iter().copied().collect();
         }
-    }
-
-    fn unlist(&mut self, number: Gx) {
-        let Body::Workloads(selector) = &self.groups[number as usize].body else {
-            return;
+        let Body::Workloads(selector) = &slot.body else {
+            return BTreeSet::new();
         };
-        let Some((key, values)) = selector.anchor() else {
-            self.scanned.remove(&number);
-            return;
-        };
-        let Some(places) = self.anchored.get_mut(key) else {
-            return;
-        };
-        for value in values {
-            if let Some(list) = places.get_mut(value) {
-                list.retain(|listed| *listed != number);
-                if list.is_empty() {
-                    places.remove(value);
-                }
-            }
-        }
-        if places.is_empty() {
-            self.anchored.remove(key);
-        }
-    }
-
-    /// Groups that a workload is in, sorted.
-    fn groups_of(&self, workload: &Workload) -> Vec<Gx> {
-        let mut groups = vec![self.containers];
-        let holds = |number: &Gx| match &self.groups[*number as usize].body {
-            Body::Workloads(selector) => selector.matches(workload),
-            Body::Absent | Body::Reserved | Body::Broken | Body::Addresses(_) => false,
-        };
-        for (key, places) in &self.anchored {
-            if let Some(value) = value(workload, key)
-                && let Some(list) = places.get(value.as_ref())
-            {
-                groups.extend(list.iter().copied().filter(holds));
-            }
-        }
-        groups.extend(self.scanned.iter().copied().filter(holds));
-        groups.sort_unstable();
-        groups.dedup();
-        groups
+        let slots = (0..).zip(&self.workloads);
+        let there = slots.filter_map(|(number, slot)| Some((number, slot.as_ref()?)));
+        let picked = there.filter(|(_, slot)| {
+            let workload = input.workloads.get(&slot.id);
+            workload.is_some_and(|workload| selector.matches(workload))
+        });
+        picked.map(|(number, _)| number).collect()
     }
 
     /// Takes a workload as the input has it now. Gives what it was, and its number if it is there.
@@ -349,7 +317,7 @@ impl Members {
         node: &NodeId,
         id: &WorkloadId,
         now: Option<&Workload>,
-    ) -> (Option<WorkloadSlot>, Option<Wx>) {
+    ) -> (Option<(WorkloadSlot, Dx)>, Option<Wx>) {
         let before = self
             .by_id
             .get(id)
@@ -358,19 +326,18 @@ impl Members {
         let Some(workload) = now.filter(|workload| is_present(workload)) else {
             return (before, None);
         };
-        let mut addresses: Vec<_> = workload.peer_addresses().map(v4_mapped).collect();
-        addresses.sort_unstable();
-        addresses.dedup();
-        let service = workload.service_group();
-        let mut slot = WorkloadSlot {
+        let mode = |name: &GroupName| input.service_mode(name);
+        let (name, domain) = (&workload.service, &workload.domain);
+        let service = self.domains.service_number(name, domain, mode);
+        let slot = WorkloadSlot {
             id: id.clone(),
-            addresses,
+            addresses: Own::of(workload),
             started: workload.started,
-            local: workload.node == *node,
-            mode: service.as_ref().map(|service| input.service_mode(service)),
-            groups: self.groups_of(workload),
             service,
-            domain: 0,
+            service_place: 0,
+            set: 0,
+            set_place: 0,
+            local: workload.node == *node,
             labelled: is_labelled(workload),
             class: None,
         };
@@ -381,55 +348,36 @@ impl Members {
                 u32::try_from(self.workloads.len() - 1).unwrap_or(u32::MAX)
             }
         };
-        slot.domain = self.domains.enter(&workload.domain, number, slot.labelled);
-        for group in &slot.groups {
-            self.groups[*group as usize].members.insert(number);
+        for address in slot.addresses.all() {
+            self.claims.add(*address, number);
         }
-        for address in &slot.addresses {
-            match self.claims.entry(*address) {
-                Entry::Occupied(mut claim) => claim.get_mut().add(number),
-                Entry::Vacant(place) => {
-                    place.insert(Claim::One(number));
-                }
-            }
-        }
-        if let Some(service) = &slot.service {
-            match self.by_service.get_mut(service) {
-                Some(own) => own.insert(number),
-                None => self.by_service.entry(service.clone()).or_default().insert(number),
-            };
-        }
+        let domain = self.domains.service(service).domain;
+        self.domains.enter(domain, slot.labelled);
         self.by_id.insert(id.clone(), number);
         self.workloads[number as usize] = Some(slot);
+        self.enter_service(number, service);
+        let mut groups = std::mem::take(&mut self.room);
+        self.groups_of(workload, service, &mut groups);
+        self.enter_set(number, &groups);
+        self.room = groups;
         (before, Some(number))
     }
 
-    fn remove_workload(&mut self, number: Wx) -> Option<WorkloadSlot> {
+    /// Gives what the workload was, and its domain.
+    fn remove_workload(&mut self, number: Wx) -> Option<(WorkloadSlot, Dx)> {
+        self.workload(number)?;
+        self.leave_set(number);
+        self.leave_service(number);
         let slot = self.workloads.get_mut(number as usize)?.take()?;
-        for group in &slot.groups {
-            self.groups[*group as usize].members.remove(&number);
+        for address in slot.addresses.all() {
+            self.claims.remove(address, number);
         }
-        for address in &slot.addresses {
-            if self
-                .claims
-                .get_mut(address)
-                .is_some_and(|claim| claim.remove(number))
-            {
-                self.claims.remove(address);
-            }
-        }
-        if let Some(service) = &slot.service
-            && let Some(own) = self.by_service.get_mut(service)
-        {
-            own.remove(&number);
-            if own.is_empty() {
-                self.by_service.remove(service);
-            }
-        }
-        self.domains.leave(slot.domain, number, slot.labelled);
+        let domain = self.domains.service(slot.service).domain;
+        self.domains.leave(domain, slot.labelled);
+        self.domains.forget_unused(slot.service);
         self.by_id.remove(&slot.id);
         self.free_workloads.push(number);
-        Some(slot)
+        Some((slot, domain))
     }
 
     /// Groups with something that an administrator should know, by name.

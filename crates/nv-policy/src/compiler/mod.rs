@@ -11,10 +11,14 @@ mod claim;
 mod classes;
 mod domains;
 mod journal;
+mod links;
+mod listing;
 mod members;
 mod outside;
+mod roster;
 mod rows;
 mod rules;
+mod sets;
 mod settle;
 mod store;
 
@@ -31,7 +35,7 @@ use classes::{Classes, ZoneKey};
 use journal::Journal;
 use members::{Gx, Members, Wx};
 use outside::Outside;
-use rows::{Row, RowKey, Single};
+use rows::{Room, Row, RowKey, Single};
 use rules::Rules;
 use store::Store;
 
@@ -42,6 +46,29 @@ use crate::party::Zone;
 
 /// Rules that are taken one by one when they change together; more are taken at once.
 const FEW_RULES: usize = 8;
+
+/// Workloads that are fetched from memory together.
+const AT_A_TIME: usize = 32;
+
+/// Reads a byte of each text that decides where these workloads belong. They lie all over memory; read one after the other, without work
+/// between them, they are fetched at the same time instead of one at a time.
+fn touch(workloads: &[(&WorkloadId, &Workload)]) {
+    let first = |text: &str| usize::from(text.as_bytes().first().copied().unwrap_or_default());
+    let mut sum = 0;
+    for (id, workload) in workloads {
+        sum += first(id.as_str()) + first(&workload.service) + first(&workload.domain);
+        sum += workload.interfaces.first().map_or(0, |own| own.addresses.len());
+    }
+    for (_, workload) in workloads {
+        let labels = workload.labels.iter();
+        sum += labels
+            .map(|(key, value)| first(key) + first(value))
+            .sum::<usize>();
+        let addresses = workload.interfaces.iter().flat_map(|own| &own.addresses);
+        sum += addresses.map(|(_, length)| usize::from(*length)).sum::<usize>();
+    }
+    std::hint::black_box(sum);
+}
 
 /// The compiler of one node: holds what it made, and takes changes.
 ///
@@ -75,11 +102,22 @@ pub struct Compiler {
     singles: Vec<Single>,
     /// Room for the recipe of the table that is asked for.
     recipe: Vec<u32>,
+    room: Room,
     addresses: BTreeMap<IpPrefix, Identity>,
-    locals: BTreeMap<WorkloadId, (Identity, Mode)>,
     refused: BTreeMap<RuleId, Vec<RuleId>>,
     journal: Journal,
     todo: Todo,
+}
+
+/// What a datapath is told of a workload of its node; nothing where nobody manages it.
+fn local_entry(slot: &members::WorkloadSlot) -> Option<LocalEntry> {
+    let (identity, mode) = classes::local(slot.class?)?;
+    let workload = slot.id.clone();
+    Some(LocalEntry {
+        workload,
+        identity,
+        mode,
+    })
 }
 
 /// Settings of which a change means to compile anew.
@@ -113,11 +151,11 @@ type Recipe = Box<[u32]>;
 struct Todo {
     workloads: Vec<Wx>,
     /// Groups that a rule began or ceased to speak of.
-    groups: BTreeSet<Gx>,
+    groups: Vec<Gx>,
     outside: bool,
     addresses: Vec<[u8; 16]>,
     /// From and to groups of rules that came, changed, moved or went.
-    rules: BTreeSet<(Gx, Gx)>,
+    rules: Vec<(Gx, Gx)>,
     rows: BTreeSet<RowKey>,
 }
 
@@ -138,8 +176,8 @@ impl Compiler {
             made: Map::default(),
             singles: Vec::new(),
             recipe: Vec::new(),
+            room: Room::default(),
             addresses: BTreeMap::new(),
-            locals: BTreeMap::new(),
             refused: BTreeMap::new(),
             journal: Journal::default(),
             todo: Todo::default(),
@@ -147,23 +185,30 @@ impl Compiler {
         compiler
             .members
             .reserve(input.workloads.len(), input.groups.len());
+        compiler.rules.reserve(input.rules.len());
         compiler.store.reserve(input.rules.len());
         compiler.members.domains.list(&input.settings.bounded_domains);
         for name in input.groups.keys() {
             compiler.members.put_group(input, name);
         }
         compiler.add_rules(input, |_| true);
+        // Nobody is there yet, so nobody has to be told; and all rows will be made anyway.
+        compiler.note_spoken();
+        compiler.todo.rules.clear();
         for id in input.nodes.keys() {
             compiler.outside.put_node(input, id);
         }
-        for (id, workload) in &input.workloads {
-            compiler.put_workload(input, id, Some(workload));
+        let workloads: Vec<_> = input.workloads.iter().collect();
+        for some in workloads.chunks(AT_A_TIME) {
+            touch(some);
+            for (id, workload) in some {
+                compiler.put_workload(input, id, Some(workload));
+            }
         }
         compiler.outside.mode = input.modes.get(reserved::NODES).copied();
         compiler.todo.outside = true;
         compiler.settle();
         compiler.begin_recording();
-        compiler.store.take_touched();
         compiler
     }
 
@@ -201,13 +246,11 @@ impl Compiler {
                     self.outside.mode = input.modes.get(name).copied();
                     self.todo.outside = true;
                 }
-                let members: Vec<Wx> = self.members.of_service(name).collect();
                 let mode = input.service_mode(name);
-                for number in members {
-                    if let Some(workload) = self.members.workload_mut(number) {
-                        workload.mode = Some(mode);
-                        self.todo.workloads.push(number);
-                    }
+                for number in self.members.domains.services_of(name).to_vec() {
+                    let service = self.members.domains.service_mut(number);
+                    service.mode = Some(mode);
+                    self.todo.workloads.extend(&service.members);
                 }
             }
             Change::Workload(id) => self.put_workload(input, id, input.workloads.get(id)),
@@ -237,16 +280,19 @@ impl Compiler {
 
     fn put_workload(&mut self, input: &PolicyInput, id: &WorkloadId, now: Option<&Workload>) {
         let (before, number) = self.members.put_workload(input, &self.node, id, now);
-        let domain = number.and_then(|number| Some(self.members.workload(number)?.domain));
-        let left = before.as_ref().map(|before| before.domain);
+        let domain = number.and_then(|number| {
+            let slot = self.members.workload(number)?;
+            Some(self.members.service(slot).domain)
+        });
+        let left = before.as_ref().map(|(_, domain)| *domain);
         for domain in left.into_iter().chain(domain) {
             let moved = self.members.domains.look(domain);
             self.todo.workloads.extend(moved);
         }
-        if let Some(before) = before {
-            self.todo.addresses.extend(before.addresses);
+        if let Some((before, _)) = before {
+            self.todo.addresses.extend(before.addresses.all());
             if before.local {
-                self.set_local(id.clone(), None); // put again if it is still here
+                self.note_local(id, before.class);
             }
             if let Some(class) = before.class {
                 self.classes.leave(class, before.local);
@@ -301,24 +347,24 @@ impl Compiler {
 
     fn touch_rules(&mut self, rules: &[members::Rx]) {
         for rule in rules.iter().filter_map(|rule| self.rules.get(*rule)) {
-            self.todo.rules.insert((rule.from, rule.to));
+            self.todo.rules.push((rule.from, rule.to));
         }
     }
 
     fn enforce(&mut self, number: members::Rx, from: Gx, to: Gx) {
-        self.members.groups[from as usize].from.push(number);
-        self.members.groups[to as usize].to.push(number);
+        self.members.links[from as usize].from.push(number);
+        self.members.links[to as usize].to.push(number);
         self.todo.groups.extend([from, to]);
-        self.todo.rules.insert((from, to));
+        self.todo.rules.push((from, to));
     }
 
     fn release(&mut self, number: members::Rx, from: Gx, to: Gx) {
-        self.members.groups[from as usize]
+        self.members.links[from as usize]
             .from
             .retain(|rule| *rule != number);
-        self.members.groups[to as usize].to.retain(|rule| *rule != number);
+        self.members.links[to as usize].to.retain(|rule| *rule != number);
         self.todo.groups.extend([from, to]);
-        self.todo.rules.insert((from, to));
+        self.todo.rules.push((from, to));
     }
 
     fn remove_rule(&mut self, id: RuleId) {
@@ -331,7 +377,7 @@ impl Compiler {
             }
             for group in [slot.from, slot.to] {
                 self.members.groups[group as usize].named -= 1;
-                self.todo.groups.insert(group);
+                self.todo.groups.push(group);
             }
         }
     }
@@ -343,24 +389,23 @@ impl Compiler {
             prefix: *prefix,
             identity: *identity,
         };
-        let local = |(workload, (identity, mode)): (&WorkloadId, &(Identity, Mode))| LocalEntry {
-            workload: workload.clone(),
-            identity: *identity,
-            mode: *mode,
-        };
-        let pairs = self.rows.iter().flat_map(|((local, direction), row)| {
-            row.pairs().map(|(peer, ports)| PairEntry {
+        let mut locals: Vec<_> = self.members.locals().filter_map(local_entry).collect();
+        locals.sort_unstable_by(|a, b| a.workload.cmp(&b.workload));
+        let count = self.rows.values().map(|row| 1 + row.entries.len()).sum();
+        let mut pairs = Vec::with_capacity(count);
+        for ((local, direction), row) in &self.rows {
+            pairs.extend(row.pairs().map(|(peer, ports)| PairEntry {
                 local: *local,
                 direction: *direction,
                 peer,
                 ports,
-            })
-        });
+            }));
+        }
         PolicyImage {
             revision: self.revision,
             addresses: self.addresses.iter().map(address).collect(),
-            locals: self.locals.iter().map(local).collect(),
-            pairs: pairs.collect(),
+            locals,
+            pairs,
             ports: self.store.ports(),
             decisions: self.store.decisions(),
         }

@@ -8,10 +8,17 @@ use super::classes::{ClassKey, ZoneKey};
 use super::members::{Gx, Members};
 use crate::input::PolicyInput;
 
+/// Addresses of a node, and those of them that belong to tunnels.
+#[derive(Debug, PartialEq, Eq)]
+struct Hosts {
+    addresses: Vec<[u8; 16]>,
+    tunnels: Vec<[u8; 16]>,
+}
+
 /// Addresses of nodes, and which class each prefix is in.
 #[derive(Debug, Default)]
 pub(super) struct Outside {
-    nodes: BTreeMap<NodeId, Vec<[u8; 16]>>,
+    nodes: BTreeMap<NodeId, Hosts>,
     /// Mode of the group `nodes`.
     pub(super) mode: Option<Mode>,
     /// Class of every prefix; a workload's own address comes before it.
@@ -21,15 +28,18 @@ pub(super) struct Outside {
 impl Outside {
     /// Takes a node as the input has it now; whether anything changed.
     pub(super) fn put_node(&mut self, input: &PolicyInput, id: &NodeId) -> bool {
-        let now: Option<Vec<_>> = input.nodes.get(id).map(|node| {
+        let now = input.nodes.get(id).map(|node| {
             let own = node.addresses.iter().filter(|address| !address.is_loopback());
-            own.map(|address| v4_mapped(*address)).collect()
+            Hosts {
+                addresses: own.map(|address| v4_mapped(*address)).collect(),
+                tunnels: node.tunnels.iter().map(|address| v4_mapped(*address)).collect(),
+            }
         });
         if self.nodes.get(id) == now.as_ref() {
             return false;
         }
         match now {
-            Some(addresses) => self.nodes.insert(id.clone(), addresses),
+            Some(hosts) => self.nodes.insert(id.clone(), hosts),
             None => self.nodes.remove(id),
         };
         true
@@ -38,7 +48,7 @@ impl Outside {
     /// What makes the class of every prefix, in order.
     pub(super) fn keys(&self, members: &Members) -> BTreeMap<IpPrefix, ClassKey> {
         let key = |mut groups: Vec<Gx>, mode, is_node| {
-            groups.retain(|group| members.groups[*group as usize].is_spoken());
+            groups.retain(|group| members.links[*group as usize].is_spoken());
             groups.sort_unstable();
             groups.dedup();
             ClassKey {
@@ -56,7 +66,13 @@ impl Outside {
         for (prefix, group) in members.prefixes() {
             by_prefix.entry(prefix).or_default().push(group);
         }
-        let hosts: BTreeSet<_> = self.nodes.values().flatten().copied().collect();
+        let nodes = self.nodes.values();
+        let hosts: BTreeSet<_> = nodes
+            .clone()
+            .flat_map(|hosts| &hosts.addresses)
+            .copied()
+            .collect();
+        let tunnels: BTreeSet<_> = nodes.flat_map(|hosts| &hosts.tunnels).copied().collect();
         // A name's answer does not make a node's address a part of the group.
         for (addr, group) in members.named().filter(|(addr, _)| !hosts.contains(addr)) {
             by_prefix
@@ -89,6 +105,9 @@ impl Outside {
             let is_node = prefix.len == 128 && hosts.contains(&prefix.addr);
             let mut all = groups.clone();
             all.push(if is_node { members.nodes } else { members.external });
+            if is_node && tunnels.contains(&prefix.addr) {
+                all.push(members.ingress);
+            }
             let mode = if is_node { self.mode } else { None };
             keys.insert(prefix, key(all, mode, is_node));
             enclosing.push((prefix, groups));

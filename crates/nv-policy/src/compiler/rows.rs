@@ -63,6 +63,33 @@ pub(super) struct Overflow {
     pub(super) meeting: Vec<RuleId>,
 }
 
+/// A rule that speaks of a peer class, in an order of its own: the class, then where the rule stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Touch(u128);
+
+impl Touch {
+    fn new(class: Identity, place: Place, rule: Rx) -> Self {
+        Self(u128::from(class.0) << 96 | u128::from(place.bits()) << 32 | u128::from(rule))
+    }
+
+    const fn class(self) -> Identity {
+        Identity((self.0 >> 96) as u32)
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "takes the parts out again")]
+    const fn rule(self) -> (Place, Rx) {
+        (Place::from_bits((self.0 >> 32) as u64), self.0 as Rx)
+    }
+}
+
+/// Room that every row is made in.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    touched: Vec<Touch>,
+    /// Rules of the peer that is looked at.
+    rules: Vec<(Place, Rx)>,
+}
+
 /// Rules that speak of a class on its side of a direction.
 struct Near {
     /// Those that name all workloads on the other.
@@ -85,43 +112,63 @@ impl Compiler {
             any[kind(workload, mode) as usize] =
                 self.table(rules, self.between(key.mode, mode), key.zone.is_apart_from_most())?;
         }
-        let wildcards = (1..)
-            .zip(any.iter().skip(1))
-            .filter(|(_, table)| **table != any[0]);
-        let mut entries: Vec<_> = wildcards
-            .map(|(kind, table)| (Identity::of_kind(kind, 0), *table))
-            .collect();
-        let mut touched: Vec<(Identity, Place, Rx)> = near
-            .far
-            .iter()
-            .flat_map(|(group, place, rule)| {
-                let classes = &self.members.groups[*group as usize].classes;
-                classes.iter().map(|class| (*class, *place, *rule))
-            })
-            .collect();
-        touched.sort_unstable();
+        let mut room = std::mem::take(&mut self.room);
+        room.touched.clear();
+        for (group, place, rule) in &near.far {
+            let classes = &self.members.links[*group as usize].classes;
+            room.touched
+                .extend(classes.iter().map(|class| Touch::new(*class, *place, *rule)));
+        }
+        room.touched.sort_unstable();
+        let entries = self.entries(&key, &near.everybody, &any, &mut room);
+        self.room = room;
+        let mut entries = entries?;
+        for (kind, table) in (0..).zip(&any) {
+            if *table != any[0] {
+                let peer = Identity::of_kind(kind, 0);
+                let place = entries.partition_point(|(other, _)| *other < peer);
+                entries.insert(place, (peer, *table));
+            }
+        }
+        Ok(Some(Row { any: any[0], entries }))
+    }
+
+    /// Peers for whom the wildcard of their kind does not hold, sorted.
+    fn entries(
+        &mut self,
+        key: &ClassKey,
+        everybody: &[(Place, Rx)],
+        any: &[PortTableId; KINDS],
+        room: &mut Room,
+    ) -> Result<Vec<(Identity, PortTableId)>, Overflow> {
+        let touched = &room.touched;
         // Those for whom the wildcard may not hold because of where they are, whether a rule names them or not.
         let apart: Vec<Identity> = self.classes.standing_out(key.zone).collect();
-        let unnamed = |peer: &Identity| touched.binary_search_by_key(peer, |(peer, _, _)| *peer).is_err();
-        let unnamed = apart.into_iter().filter(unnamed).map(|peer| (peer, &[][..]));
-        let unnamed: Vec<_> = unnamed.collect();
-        let named = touched.chunk_by(|a, b| a.0 == b.0);
-        let named = named.filter_map(|run| Some((run.first()?.0, run)));
+        let unnamed = |peer: &Identity| touched.binary_search_by_key(peer, |touch| touch.class()).is_err();
+        let unnamed: Vec<_> = apart.into_iter().filter(unnamed).collect();
+        let are_more = !unnamed.is_empty();
+        let unnamed = unnamed.into_iter().map(|peer| (peer, &[][..]));
+        let named = touched.chunk_by(|a, b| a.class() == b.class());
+        let named = named.filter_map(|run| Some((run.first()?.class(), run)));
+        let mut entries = Vec::with_capacity(touched.len());
         for (peer, run) in named.chain(unnamed) {
             let (workload, mode) = of_kind(peer);
             let is_apart = key.zone.is_apart(self.classes.zone(peer));
-            let mut rules: Vec<_> = run.iter().map(|(_, place, rule)| (*place, *rule)).collect();
-            if workload && !near.everybody.is_empty() {
-                rules.extend_from_slice(&near.everybody);
-                rules.sort_unstable();
+            room.rules.clear();
+            room.rules.extend(run.iter().map(|touch| touch.rule()));
+            if workload && !everybody.is_empty() {
+                room.rules.extend_from_slice(everybody);
+                room.rules.sort_unstable();
             }
-            let table = self.table(&rules, self.between(key.mode, mode), is_apart)?;
+            let table = self.table(&room.rules, self.between(key.mode, mode), is_apart)?;
             if table != any[peer.kind()] {
                 entries.push((peer, table));
             }
         }
-        entries.sort_unstable();
-        Ok(Some(Row { any: any[0], entries }))
+        if are_more {
+            entries.sort_unstable();
+        }
+        Ok(entries)
     }
 
     /// The table of one pair.
@@ -168,7 +215,7 @@ impl Compiler {
             .iter()
             .filter(|group| **group != self.members.containers)
         {
-            let slot = &self.members.groups[*group as usize];
+            let slot = &self.members.links[*group as usize];
             for (list, direction) in [(&slot.from, Direction::Ingress), (&slot.to, Direction::Egress)] {
                 for rule in list.iter().filter_map(|rule| self.rules.get(*rule)) {
                     let near = if direction == Direction::Ingress {
@@ -185,7 +232,7 @@ impl Compiler {
 
     /// Classes of the node's own workloads in a group.
     pub(super) fn locals_of(&self, group: Gx) -> impl Iterator<Item = Identity> + '_ {
-        let classes = self.members.groups[group as usize].classes.iter();
+        let classes = self.members.links[group as usize].classes.iter();
         classes
             .copied()
             .filter(|class| self.classes.get(*class).is_some_and(|class| class.locals > 0))
@@ -201,7 +248,7 @@ impl Compiler {
             far: Vec::new(),
         };
         for group in &class.groups {
-            let slot = &self.members.groups[*group as usize];
+            let slot = &self.members.links[*group as usize];
             let list = match direction {
                 Direction::Egress => &slot.from,
                 Direction::Ingress => &slot.to,

@@ -22,6 +22,14 @@ impl Place {
         Self((tier as u64) << Self::TIER | rank)
     }
 
+    pub(super) const fn bits(self) -> u64 {
+        self.0
+    }
+
+    pub(super) const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
     pub(super) const fn is_learned(self) -> bool {
         self.0 >> Self::TIER == Tier::Learned as u64
     }
@@ -70,6 +78,13 @@ pub(super) struct Rules {
 }
 
 impl Rules {
+    /// Makes room for so many at once.
+    pub(super) fn reserve(&mut self, rules: usize) {
+        self.by_id.reserve(rules);
+        self.slots.reserve(rules);
+        self.heads.reserve(rules);
+    }
+
     pub(super) fn get(&self, number: Rx) -> Option<&RuleSlot> {
         self.slots.get(number as usize)?.as_ref()
     }

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use nv_types::{Direction, Identity, IpPrefix};
 
+use super::claim::Own;
 use super::classes::ClassKey;
+use super::links::{insert_sorted, remove_sorted};
 use super::members::Wx;
 use super::rows::Overflow;
 use super::{Compiler, Todo};
@@ -60,18 +62,24 @@ impl Compiler {
         }
     }
 
-    /// Puts everybody whose groups or mode may have changed in the right class.
-    fn reclass(&mut self) {
-        for group in std::mem::take(&mut self.todo.groups) {
+    /// Learns which groups rules have begun or ceased to speak of; their members' classes are others now.
+    pub(super) fn note_spoken(&mut self) {
+        for group in sorted(std::mem::take(&mut self.todo.groups)) {
+            let spoken = self.members.links[group as usize].is_spoken();
             let slot = &mut self.members.groups[group as usize];
-            let spoken = slot.is_spoken();
             if slot.known != spoken {
                 slot.known = spoken;
                 self.todo.outside |= !matches!(slot.body, crate::group::Body::Workloads(_));
-                self.todo.workloads.extend(&slot.members);
+                self.todo.workloads.extend(self.members.of_group(group));
             }
             self.members.forget_unused(group);
         }
+    }
+
+    /// Puts everybody whose groups or mode may have changed in the right class.
+    fn reclass(&mut self) {
+        self.note_spoken();
+        self.members.sets.begin_round();
         for number in sorted(std::mem::take(&mut self.todo.workloads)) {
             self.place_workload(number);
         }
@@ -84,29 +92,68 @@ impl Compiler {
     }
 
     fn place_workload(&mut self, number: Wx) {
-        let Some(slot) = self.members.workload(number) else {
+        let members = &mut self.members;
+        let Some(slot) = members.workload(number) else {
             return;
         };
-        let spoken = |group: &&u32| self.members.groups[**group as usize].is_spoken();
-        let key = ClassKey {
-            workload: true,
-            groups: slot.groups.iter().filter(spoken).copied().collect(),
-            mode: slot.mode,
-            zone: self.members.domains.zone(slot.domain),
+        let service = members.service(slot);
+        let (mode, zone) = (service.mode, members.domains.zone(service.domain));
+        let (local, before, set) = (slot.local, slot.class, slot.set);
+        let class = match members.sets.recent(set, mode, zone) {
+            Some(class) => {
+                self.classes.enter_again(class, local);
+                class
+            }
+            None => {
+                let spoken = |group: &&u32| members.links[**group as usize].is_spoken();
+                let groups = members.sets.get(set).groups.iter();
+                let key = ClassKey {
+                    workload: true,
+                    groups: groups.filter(spoken).copied().collect(),
+                    mode,
+                    zone,
+                };
+                let class = self.classes.enter(key, local);
+                members.sets.remember(set, mode, zone, class);
+                class
+            }
         };
-        let (local, before, mode) = (slot.local, slot.class, slot.mode);
-        let class = self.classes.enter(key, local);
         if let Some(before) = before {
             self.classes.leave(before, local);
+        }
+        if before == Some(class) {
+            return;
         }
         let Some(slot) = self.members.workload_mut(number) else {
             return;
         };
         slot.class = Some(class);
-        self.todo.addresses.extend(&slot.addresses);
-        if let (true, Some(mode)) = (local, mode) {
+        if local && self.journal.is_recording() {
             let id = slot.id.clone();
-            self.set_local(id, Some((class, mode)));
+            self.note_local(&id, before);
+        }
+        self.place_addresses(number, class);
+    }
+
+    /// Addresses are their workload's; where several claim one, that is seen to afterwards.
+    fn place_addresses(&mut self, number: Wx, class: Identity) {
+        let Some(slot) = self.members.workload(number) else {
+            return;
+        };
+        if let Own::One(address) = slot.addresses {
+            self.place_own(address, class);
+            return;
+        }
+        for address in slot.addresses.all().to_vec() {
+            self.place_own(address, class);
+        }
+    }
+
+    fn place_own(&mut self, addr: [u8; 16], class: Identity) {
+        if self.members.is_contested(&addr) {
+            self.todo.addresses.push(addr);
+        } else {
+            self.set_address(IpPrefix { addr, len: 128 }, Some(class));
         }
     }
 
@@ -153,7 +200,7 @@ impl Compiler {
         let born = self.classes.take_born();
         for (identity, class) in &gone {
             for group in &class.key.groups {
-                self.members.groups[*group as usize].classes.remove(identity);
+                remove_sorted(&mut self.members.links[*group as usize].classes, *identity);
             }
         }
         for identity in &born {
@@ -161,11 +208,11 @@ impl Compiler {
                 continue;
             };
             for group in &class.key.groups {
-                self.members.groups[*group as usize].classes.insert(*identity);
+                insert_sorted(&mut self.members.links[*group as usize].classes, *identity);
             }
         }
         let Todo { rules, mut rows, .. } = std::mem::take(&mut self.todo);
-        for (from, to) in rules {
+        for (from, to) in sorted(rules) {
             rows.extend(self.locals_of(from).map(|local| (local, Direction::Egress)));
             rows.extend(self.locals_of(to).map(|local| (local, Direction::Ingress)));
         }
@@ -232,7 +279,9 @@ impl Compiler {
                 Err(overflow) => keep(overflow, *key),
             }
         }
-        for peer in born {
+        // Rows that were made whole know them already: all of them, when everything is compiled.
+        let others = self.rows.keys().any(|key| !rows.contains(key));
+        for peer in born.iter().filter(|_| others) {
             for key in self.rows_with(*peer) {
                 if rows.contains(&key) || !self.rows.contains_key(&key) {
                     continue;

@@ -11,19 +11,21 @@ use crate::map::Map;
 /// A cell by its chain's number.
 type Row = (IpProto, u16, u8, DecisionId);
 
-#[derive(Debug)]
-struct Table {
-    /// Shared with [`Store::by_rows`].
-    rows: Arc<[Row]>,
+/// Whether a number means a table, and how many pairs name it: beside the tables, as rows ask for nothing else.
+#[derive(Clone, Copy, Debug, Default)]
+struct Life {
+    /// Which of the tables that had the number has it now: odd while there is one.
+    generation: u32,
     refs: u32,
 }
 
 /// All port tables and chains. What is not used any more goes at [`Store::sweep`].
 #[derive(Debug, Default)]
 pub(super) struct Store {
-    tables: Vec<Option<Table>>,
-    /// Which of the tables that had a number has it now: odd while there is one.
-    generations: Vec<u32>,
+    /// Shared with `by_rows`.
+    tables: Vec<Option<Arc<[Row]>>>,
+    /// Of every number of a table.
+    lives: Vec<Life>,
     by_rows: Map<Arc<[Row]>, PortTableId>,
     free_tables: BTreeSet<u32>,
     chains: Vec<Option<(Arc<Chain>, u32)>>,
@@ -31,7 +33,8 @@ pub(super) struct Store {
     free_chains: BTreeSet<u32>,
     /// Tables whose count fell to zero.
     idle: Vec<PortTableId>,
-    /// What was made or removed since the last [`Store::take_touched`].
+    recording: bool,
+    /// What was made or removed since the last [`Store::take_touched`], while it records.
     touched_tables: BTreeSet<PortTableId>,
     touched_chains: BTreeSet<DecisionId>,
 }
@@ -60,25 +63,44 @@ impl Store {
             Some(id) => id,
             None => {
                 self.tables.push(None);
-                self.generations.push(0);
+                self.lives.push(Life::default());
                 number(self.tables.len() - 1)
             }
         };
-        let generation = &mut self.generations[id as usize];
-        *generation = generation.wrapping_add(1);
-        let generation = *generation;
+        let life = &mut self.lives[id as usize];
+        life.generation = life.generation.wrapping_add(1);
+        life.refs = 0;
+        let generation = life.generation;
         let id = PortTableId(id);
         let rows: Arc<[Row]> = rows.into();
         self.by_rows.insert(Arc::clone(&rows), id);
-        self.tables[id.0 as usize] = Some(Table { rows, refs: 0 });
-        self.touched_tables.insert(id);
+        self.tables[id.0 as usize] = Some(rows);
+        self.touch_table(id);
         self.idle.push(id);
         (id, generation)
+    }
+
+    /// From here on what is made or removed is told.
+    pub(super) const fn begin_recording(&mut self) {
+        self.recording = true;
+    }
+
+    fn touch_table(&mut self, id: PortTableId) {
+        if self.recording {
+            self.touched_tables.insert(id);
+        }
+    }
+
+    fn touch_chain(&mut self, id: DecisionId) {
+        if self.recording {
+            self.touched_chains.insert(id);
+        }
     }
 
     /// Makes room for the tables and chains of so many rules at once.
     pub(super) fn reserve(&mut self, rules: usize) {
         self.tables.reserve(rules);
+        self.lives.reserve(rules);
         self.by_rows.reserve(rules);
         self.chains.reserve(2 * rules);
         self.by_chain.reserve(2 * rules);
@@ -99,12 +121,12 @@ impl Store {
         let chain = Arc::new(chain);
         self.by_chain.insert(Arc::clone(&chain), id);
         self.chains[id.0 as usize] = Some((chain, 0));
-        self.touched_chains.insert(id);
+        self.touch_chain(id);
         id
     }
 
     fn generation(&self, id: PortTableId) -> u32 {
-        self.generations.get(id.0 as usize).copied().unwrap_or_default()
+        self.lives.get(id.0 as usize).map_or(0, |life| life.generation)
     }
 
     /// Whether the number still means the table of that generation.
@@ -114,16 +136,16 @@ impl Store {
 
     /// One more pair names the table.
     pub(super) fn hold(&mut self, id: PortTableId) {
-        if let Some(Some(table)) = self.tables.get_mut(id.0 as usize) {
-            table.refs += 1;
+        if let Some(life) = self.lives.get_mut(id.0 as usize) {
+            life.refs += 1;
         }
     }
 
     /// One pair less names the table.
     pub(super) fn drop(&mut self, id: PortTableId) {
-        if let Some(Some(table)) = self.tables.get_mut(id.0 as usize) {
-            table.refs -= 1;
-            if table.refs == 0 {
+        if let Some(life) = self.lives.get_mut(id.0 as usize) {
+            life.refs -= 1;
+            if life.refs == 0 {
                 self.idle.push(id);
             }
         }
@@ -133,19 +155,17 @@ impl Store {
     pub(super) fn sweep(&mut self) {
         for id in std::mem::take(&mut self.idle) {
             let place = id.0 as usize;
-            if !matches!(self.tables.get(place), Some(Some(table)) if table.refs == 0) {
-                continue;
-            }
-            let Some(table) = self.tables[place].take() else {
+            let Some(life) = self.lives.get_mut(place).filter(|life| life.refs == 0) else {
                 continue;
             };
-            if let Some(generation) = self.generations.get_mut(place) {
-                *generation = generation.wrapping_add(1);
-            }
-            self.by_rows.remove(&table.rows);
+            let Some(rows) = self.tables.get_mut(place).and_then(Option::take) else {
+                continue;
+            };
+            life.generation = life.generation.wrapping_add(1);
+            self.by_rows.remove(&rows);
             self.free_tables.insert(id.0);
-            self.touched_tables.insert(id);
-            for (_, _, _, chain) in table.rows.iter() {
+            self.touch_table(id);
+            for (_, _, _, chain) in rows.iter() {
                 self.drop_chain(*chain);
             }
         }
@@ -162,7 +182,7 @@ impl Store {
         {
             self.by_chain.remove(&chain);
             self.free_chains.insert(id.0);
-            self.touched_chains.insert(id);
+            self.touch_chain(id);
         }
     }
 
@@ -171,10 +191,8 @@ impl Store {
         self.by_rows.len()
     }
 
-    fn entries(id: PortTableId, table: &Table) -> impl Iterator<Item = PortEntry> + '_ {
-        table
-            .rows
-            .iter()
+    fn entries(id: PortTableId, rows: &[Row]) -> impl Iterator<Item = PortEntry> + '_ {
+        rows.iter()
             .map(move |(proto, port, prefix_len, decision)| PortEntry {
                 table: id,
                 proto: *proto,
