@@ -26,6 +26,8 @@ mod software;
 
 pub use datapath::*;
 #[cfg(feature = "ebpf")]
+pub use ebpf::probe;
+#[cfg(feature = "ebpf")]
 pub use ebpf::{EbpfConfig, EbpfDatapath, HookChoice, NameGate, NameTap};
 #[cfg(feature = "ebpf")]
 pub use message::{DnsMessage, HeldFrame};

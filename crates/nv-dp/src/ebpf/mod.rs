@@ -5,6 +5,7 @@ mod endpoints;
 mod hook;
 mod maps;
 mod pins;
+pub mod probe;
 mod setup;
 mod spec;
 mod sys;
@@ -24,7 +25,7 @@ use nv_types::Direction;
 use self::hook::{Hook, classifier};
 use self::maps::Maps;
 use self::pins::Pins;
-use self::setup::{check_abi, fault, load, probe};
+use self::setup::{check_abi, fault, load};
 use crate::slot::{Capacity, SlotTables};
 use crate::{DatapathError, EndpointSpec};
 
@@ -109,7 +110,7 @@ impl EbpfDatapath {
     /// [`DatapathError::Unsupported`] names what kernel or caller lack, [`DatapathError::AbiMismatch`] tables of another
     /// version, [`DatapathError::Kernel`] what the kernel refused or that another process holds the instance.
     pub fn open(config: EbpfConfig) -> Result<Self, DatapathError> {
-        probe()?;
+        probe::check(&probe::ThisKernel)?;
         let pins = Pins::open(&config.pin_dir)?;
         check_abi(&pins)?;
         let mut ebpf = load(&config, &pins.maps())?;

@@ -4,7 +4,6 @@ use std::error::Error;
 use std::path::Path;
 
 use aya::maps::{Array, Map, MapData};
-use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use nv_dp_common::ABI_VERSION;
 use nv_dp_common::layout::STATE_ABI;
@@ -12,32 +11,24 @@ use nv_dp_common::layout::STATE_ABI;
 use super::EbpfConfig;
 use super::hook::classifier;
 use super::pins::Pins;
+use super::probe::os_error;
 use crate::DatapathError;
 
 /// The kernel programs, built from `nv-dp-ebpf` by `cargo xtask ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/nv.bpf.o");
 
-/// What the programs use: BPF atomics, ring buffers and the coarse clock.
-const NEEDED_KERNEL: (u8, u8) = (5, 12);
-
 /// A failed kernel call in the words of the trait; what no retry will change becomes `Unsupported`.
 pub(super) fn fault(action: &str, error: &(dyn Error + 'static)) -> DatapathError {
     let mut detail = error.to_string();
-    let mut os_error = None;
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            os_error = os_error.or_else(|| io.raw_os_error());
+    let mut next = error.source();
+    while let Some(inner) = next {
+        let text = inner.to_string();
+        if !detail.contains(&text) {
+            detail = format!("{detail}: {text}");
         }
-        next = error.source();
-        if let Some(inner) = next {
-            let text = inner.to_string();
-            if !detail.contains(&text) {
-                detail = format!("{detail}: {text}");
-            }
-        }
+        next = inner.source();
     }
-    match os_error {
+    match os_error(error) {
         Some(libc::ENOSYS) => DatapathError::Unsupported {
             what: format!("{action}: this kernel has no bpf(2)"),
             hint: "a kernel with CONFIG_BPF_SYSCALL, or the software datapath".into(),
@@ -59,25 +50,6 @@ pub(super) fn interface_name(ifindex: u32) -> Option<String> {
         .into_string()
         .ok()
         .filter(|name| !name.is_empty())
-}
-
-/// What the kernel must have, said in words before anything is tried.
-pub(super) fn probe() -> Result<(), DatapathError> {
-    if !nix::unistd::geteuid().is_root() {
-        return Err(DatapathError::Unsupported {
-            what: "the eBPF datapath needs root, this process has none".into(),
-            hint: "start it as root; the software datapath needs no rights".into(),
-        });
-    }
-    let (major, minor) = NEEDED_KERNEL;
-    let needed = KernelVersion::new(major, minor, 0);
-    match KernelVersion::current() {
-        Ok(found) if found < needed => Err(DatapathError::Unsupported {
-            what: format!("kernel {found:?} is older than {major}.{minor}"),
-            hint: format!("Linux {major}.{minor} or newer; 6.6 or newer for TCX links"),
-        }),
-        _ => Ok(()),
-    }
 }
 
 /// Refuses pinned tables of another layout; clears those of a start that was cut off before it wrote any.
