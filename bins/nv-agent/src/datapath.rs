@@ -63,23 +63,26 @@ pub(crate) struct DatapathThread {
     dropped: Arc<AtomicU64>,
 }
 
+/// Opens the datapath. Also gives where DNS messages come from if it shows them.
+pub(crate) fn open(kind: &DatapathKind) -> anyhow::Result<(Box<dyn Datapath>, Option<Tapped>)> {
+    Ok(match kind {
+        DatapathKind::Ebpf(pins) => {
+            let unusable = "the kernel datapath cannot be used";
+            let datapath = EbpfDatapath::open(EbpfConfig::new(pins)).context(unusable)?;
+            let names = datapath.names().context(unusable)?;
+            (Box::new(datapath), Some(names))
+        }
+        DatapathKind::Process(socket) => (Box::new(connect(socket)?), None),
+        DatapathKind::Software(config) => (Box::new(SoftwareDatapath::new(*config)), None),
+    })
+}
+
 impl DatapathThread {
-    /// Opens the datapath and starts its thread. Also gives what it guards already, and where DNS messages come from if it shows them.
+    /// Starts the thread of a datapath. Also gives what it guards already.
     pub(crate) fn start(
-        kind: &DatapathKind,
+        mut datapath: Box<dyn Datapath>,
         tells: mpsc::Sender<Tell>,
-    ) -> anyhow::Result<(Self, Vec<EndpointWant>, Option<Tapped>)> {
-        let mut names = None;
-        let mut datapath: Box<dyn Datapath> = match kind {
-            DatapathKind::Ebpf(pins) => {
-                let unusable = "the kernel datapath cannot be used";
-                let datapath = EbpfDatapath::open(EbpfConfig::new(pins)).context(unusable)?;
-                names = Some(datapath.names().context(unusable)?);
-                Box::new(datapath)
-            }
-            DatapathKind::Process(socket) => Box::new(connect(socket)?),
-            DatapathKind::Software(config) => Box::new(SoftwareDatapath::new(*config)),
-        };
+    ) -> anyhow::Result<(Self, Vec<EndpointWant>)> {
         let DatapathStatus { hook, endpoints, .. } =
             datapath.status().context("the datapath's state cannot be read")?;
         let adopted = endpoints.into_values().map(|endpoint| EndpointWant {
@@ -112,7 +115,7 @@ impl DatapathThread {
             hook,
             dropped,
         };
-        Ok((thread, adopted, names))
+        Ok((thread, adopted))
     }
 
     pub(crate) fn hook(&self) -> &str {

@@ -34,6 +34,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -125,19 +126,47 @@ impl Handle {
 /// Names what is in the way: no root, a kernel that lacks something, a folder that cannot be written, a port in use, no
 /// certificate. A controller that is away is no error.
 pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<Handle> {
-    let folder = &config.data_dir;
+    make_folder(&config.data_dir)?;
+    // Enforcement first: an agent that cannot enforce must not join, nor say that it is there.
+    let kind = config.datapath.clone();
+    let (datapath, tapped) = tokio::task::spawn_blocking(move || datapath::open(&kind))
+        .await
+        .context("opening the datapath")??;
+    assemble(config, datapath, tapped, shutdown).await
+}
+
+/// As [`start`], with a datapath of the caller's own in place of the one that the configuration names.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_on(
+    datapath: Box<dyn nv_dp::Datapath>,
+    config: Config,
+    shutdown: CancellationToken,
+) -> anyhow::Result<Handle> {
+    make_folder(&config.data_dir)?;
+    assemble(config, datapath, None, shutdown).await
+}
+
+fn make_folder(folder: &Path) -> anyhow::Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(folder)
-        .with_context(|| format!("cannot make the data folder {}", folder.display()))?;
-    // Enforcement first: an agent that cannot enforce must not join, nor say that it is there.
+        .with_context(|| format!("cannot make the data folder {}", folder.display()))
+}
+
+async fn assemble(
+    config: Config,
+    datapath: Box<dyn nv_dp::Datapath>,
+    tapped: Option<datapath::Tapped>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<Handle> {
+    let folder = &config.data_dir;
     let (tells, from_datapath) = mpsc::channel(TELLS);
-    let kind = config.datapath.clone();
-    let (datapath, adopted, tapped) =
-        tokio::task::spawn_blocking(move || DatapathThread::start(&kind, tells))
-            .await
-            .context("opening the datapath")??;
+    let (datapath, adopted) = tokio::task::spawn_blocking(move || DatapathThread::start(datapath, tells))
+        .await
+        .context("starting the datapath")??;
     let names = tapped.map_or_else(|| Ok(Names::default()), Names::start)?;
     let pems = Pems::load(&config.credentials, folder, &config.node, &config.controller).await?;
     let snapshot_path = folder.join("policy.json");
@@ -182,7 +211,7 @@ pub async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     let hook = datapath.hook().to_owned();
     let facts = Facts {
         addresses: node::addresses(),
-        tunnels: node::tunnels(std::path::Path::new("/sys/class/net")),
+        tunnels: node::tunnels(Path::new("/sys/class/net")),
         agent_endpoint: listen.to_string(),
         version: env!("CARGO_PKG_VERSION").into(),
         kernel: node::kernel(),

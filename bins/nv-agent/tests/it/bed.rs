@@ -193,6 +193,37 @@ pub(crate) struct Agent {
     stop: CancellationToken,
 }
 
+/// How the tests' agents are set up.
+fn config(
+    node: &NodeId,
+    folder: &Path,
+    controller: SocketAddr,
+    docker: Option<&Path>,
+    datapath: SoftwareConfig,
+) -> Config {
+    Config {
+        node: node.clone(),
+        controller: controller.to_string(),
+        hook_socket: Some(folder.join("hook.sock")),
+        hook_fail: HookFail::default(),
+        hook_wait: Duration::from_secs(5),
+        names: nv_agent::NameOptions::default(),
+        data_dir: folder.to_owned(),
+        datapath: DatapathKind::Software(datapath),
+        pin_dir: folder.join("pins"),
+        dp_socket: folder.join("dp.sock"),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        runtimes: DiscoverOptions {
+            docker: docker.map_or(Location::Off, |socket| Location::At(socket.to_owned())),
+            ..DiscoverOptions::nothing()
+        },
+        credentials: Credentials::Folder {
+            join_token_file: None,
+            ca: None,
+        },
+    }
+}
+
 impl Agent {
     pub(crate) async fn start(
         node: &NodeId,
@@ -212,29 +243,28 @@ impl Agent {
         datapath: SoftwareConfig,
     ) -> Self {
         let stop = CancellationToken::new();
-        let config = Config {
-            node: node.clone(),
-            controller: controller.to_string(),
-            hook_socket: Some(folder.join("hook.sock")),
-            hook_fail: HookFail::default(),
-            hook_wait: Duration::from_secs(5),
-            names: nv_agent::NameOptions::default(),
-            data_dir: folder.to_owned(),
-            datapath: DatapathKind::Software(datapath),
-            pin_dir: folder.join("pins"),
-            dp_socket: folder.join("dp.sock"),
-            listen: "127.0.0.1:0".parse().unwrap(),
-            runtimes: DiscoverOptions {
-                docker: docker.map_or(Location::Off, |socket| Location::At(socket.to_owned())),
-                ..DiscoverOptions::nothing()
-            },
-            credentials: Credentials::Folder {
-                join_token_file: None,
-                ca: None,
-            },
-        };
+        let config = config(node, folder, controller, docker, datapath);
         let handle = nv_agent::start(config, stop.clone()).await.unwrap();
         Self { handle, stop }
+    }
+
+    /// One on a datapath of the test's own.
+    pub(crate) async fn on(
+        datapath: Box<dyn nv_dp::Datapath>,
+        node: &NodeId,
+        folder: &Path,
+        controller: SocketAddr,
+    ) -> Self {
+        let stop = CancellationToken::new();
+        let config = config(node, folder, controller, None, SoftwareConfig::default());
+        let handle = nv_agent::start_on(datapath, config, stop.clone()).await.unwrap();
+        Self { handle, stop }
+    }
+
+    /// Waits until it ends by itself: why.
+    pub(crate) async fn ends(self) -> String {
+        let ended = tokio::time::timeout(PATIENCE, self.handle.wait()).await;
+        ended.expect("it goes on").unwrap_err().to_string()
     }
 
     pub(crate) fn in_force(&self) -> Option<Revision> {

@@ -2,12 +2,19 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use nv_dp::{
+    Datapath, DatapathConfig, DatapathError, DatapathEvent, DatapathStatus, EndpointSpec, FlowStats,
+    SoftwareDatapath,
+};
+use nv_types::PolicyImage;
 use rcgen::{CertificateParams, DnType, Issuer, KeyPair};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
-use crate::bed::{Controller, Program, node, policy_file};
+use crate::bed::{Agent, Controller, Program, node, policy_file};
 
 /// Something at the controller's address, with a certificate of the controller's CA, that refuses every call.
 async fn refuser(data: &Path, stop: CancellationToken) -> SocketAddr {
@@ -75,4 +82,64 @@ async fn a_watch_that_is_refused_for_good_ends_the_agent_and_keeps_its_policy() 
     let _again = Program::start(&node(), folder.path(), controller.grpc, &[]);
     let revision = controller.change("backs").await;
     controller.in_force("n1", revision).await;
+}
+
+/// A datapath that fails in a way that nobody has thought of.
+struct Breaks {
+    inner: SoftwareDatapath,
+    now: Arc<AtomicBool>,
+}
+
+impl Datapath for Breaks {
+    fn apply(&mut self, image: &PolicyImage, config: &DatapathConfig) -> Result<(), DatapathError> {
+        self.inner.apply(image, config)
+    }
+
+    fn attach(&mut self, endpoint: &EndpointSpec) -> Result<(), DatapathError> {
+        self.inner.attach(endpoint)
+    }
+
+    fn detach(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        self.inner.detach(ifindex)
+    }
+
+    fn poll_events(&mut self, max: usize) -> Result<Vec<DatapathEvent>, DatapathError> {
+        assert!(!self.now.load(Ordering::Relaxed), "the thread ends here");
+        self.inner.poll_events(max)
+    }
+
+    fn sweep(&mut self, each: &mut dyn FnMut(FlowStats)) -> Result<(), DatapathError> {
+        self.inner.sweep(each)
+    }
+
+    fn status(&mut self) -> Result<DatapathStatus, DatapathError> {
+        self.inner.status()
+    }
+
+    fn purge(&mut self) -> Result<(), DatapathError> {
+        self.inner.purge()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_whose_datapath_has_no_thread_any_more_ends() {
+    let controller = Controller::start().await;
+    let folder = controller.joined(&node());
+    let now = Arc::new(AtomicBool::new(false));
+    let datapath = Breaks {
+        inner: SoftwareDatapath::default(),
+        now: Arc::clone(&now),
+    };
+    let agent = Agent::on(Box::new(datapath), &node(), folder.path(), controller.grpc).await;
+    let revision = controller.change("fronts").await;
+    controller.in_force("n1", revision).await;
+    now.store(true, Ordering::Relaxed);
+    let why = agent.ends().await;
+    assert!(why.contains("the thread of the datapath has ended"), "{why}");
+
+    // What it had is there for the next one.
+    let next = Agent::start(&node(), folder.path(), controller.grpc, None).await;
+    let revision = controller.change("backs").await;
+    controller.in_force("n1", revision).await;
+    next.stop().await;
 }
