@@ -1,13 +1,22 @@
 //! The command line's shape. `--help` of each command is meant to teach.
 
 mod capture;
+mod contexts;
+mod filter;
+mod lists;
 mod store;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::ArgValueCompleter;
+
+use crate::complete;
 
 pub use capture::{Capture, CaptureWhat};
+pub use contexts::{ConfigCommand, Unset};
+pub use filter::Filters;
+pub use lists::{FlowArgs, GetArgs};
 pub use store::Store;
 
 pub use crate::commands::policy::{FailOn, FormArg, PolicyCommand};
@@ -35,7 +44,7 @@ pub struct Cli {
 #[derive(Debug, Clone, Args)]
 pub struct Global {
     /// Context of the configuration file that counts: a controller with its CA and its session.
-    #[arg(long, env = "NV_CONTEXT", global = true, value_name = "NAME")]
+    #[arg(long, env = "NV_CONTEXT", global = true, value_name = "NAME", add = ArgValueCompleter::new(complete::contexts))]
     pub context: Option<String>,
     /// Configuration file [default: ~/.config/nv/config.toml]
     #[arg(long = "config-file", env = "NV_CONFIG", global = true, value_name = "FILE")]
@@ -130,16 +139,7 @@ pub enum Command {
         timeout: u64,
     },
     /// List objects, or show one.
-    #[command(
-        after_help = "Examples:\n  nvctl get workloads\n  nvctl get rules 10001 -o yaml\n  nvctl get groups -o name"
-    )]
-    Get {
-        /// What.
-        #[arg(value_enum)]
-        kind: Kind,
-        /// Name or id of one.
-        name: Option<String>,
-    },
+    Get(GetArgs),
     /// Show one object with all that hangs on it, and what to try next.
     #[command(
         after_help = "A workload is named by its name, its id or the start of its id.\n\nExamples:\n  \
@@ -150,6 +150,7 @@ pub enum Command {
         #[arg(value_enum)]
         kind: Describable,
         /// Name or id.
+        #[arg(add = ArgValueCompleter::new(complete::named))]
         name: String,
     },
     /// Apply a policy file, whole or not at all.
@@ -175,7 +176,7 @@ pub enum Command {
         #[arg(value_enum)]
         kind: Deletable,
         /// Name or id.
-        #[arg(required = true)]
+        #[arg(required = true, add = ArgValueCompleter::new(complete::named))]
         names: Vec<String>,
         /// Do not ask.
         #[arg(short, long)]
@@ -184,7 +185,7 @@ pub enum Command {
     /// Set the mode of services.
     SetMode {
         /// Service or its group, such as `nv.web`; `nodes` for the hosts themselves.
-        #[arg(required = true)]
+        #[arg(required = true, add = ArgValueCompleter::new(complete::services))]
         service: Vec<String>,
         /// Mode.
         #[arg(value_enum)]
@@ -198,6 +199,7 @@ pub enum Command {
     )]
     Quarantine {
         /// Name, id, or start of the id.
+        #[arg(add = ArgValueCompleter::new(complete::workloads))]
         workload: Option<String>,
         /// Let it back.
         #[arg(long, requires = "workload", conflicts_with = "reason")]
@@ -227,8 +229,10 @@ pub enum Command {
     },
     /// Flows that were seen, newest last.
     #[command(
-        after_help = "Repeat an option, or put commas, for 'or'; different options are 'and'.\n\nExamples:\n  \
-                            nvctl flows --follow --verdict deny\n  nvctl flows --from web --port 8080,8443 -o jsonl"
+        after_help = "Without from or to, a word means either end. Addresses may be CIDRs.\n\nExamples:\n  \
+                            nvctl flows --follow --verdict deny\n  nvctl flows web --not --to external --since 5m\n  \
+                            nvctl flows --from web --port 8080,8443 -o jsonl > flows.jsonl\n  \
+                            nvctl flows --input flows.jsonl --to-ip 10.0.0.0/8 -4"
     )]
     Flows(FlowArgs),
     /// Say what becomes of a flow, and why: rule, groups, modes, and the rules that nearly matched.
@@ -238,8 +242,10 @@ pub enum Command {
     )]
     Explain {
         /// Client.
+        #[arg(add = ArgValueCompleter::new(complete::ends))]
         from: String,
         /// Server.
+        #[arg(add = ArgValueCompleter::new(complete::ends))]
         to: String,
         /// tcp/80, udp/53, icmp …
         port: String,
@@ -262,7 +268,15 @@ pub enum Command {
     /// Self tests.
     #[command(subcommand)]
     Connectivity(Connectivity),
-    /// Print a completion script.
+    /// What somebody who helps must see.
+    #[command(subcommand)]
+    Diag(Diag),
+    /// Print a script that makes a shell complete commands, options and names; names are asked of the controller.
+    #[command(
+        after_help = "bash: source <(nvctl completion bash)\nzsh:  source <(nvctl completion zsh)\n\
+                            fish: nvctl completion fish | source\n\n\
+                            Names come from the controller that NV_SERVER, --server or the context says, if it answers within a second."
+    )]
     Completion {
         /// For this shell.
         #[arg(value_enum)]
@@ -282,58 +296,6 @@ pub enum Command {
         #[command(subcommand)]
         command: Option<ConfigCommand>,
     },
-}
-
-/// Contexts.
-#[derive(Debug, Subcommand)]
-pub enum ConfigCommand {
-    /// Show the settings in force. Tokens and passwords are never shown.
-    View {
-        /// Show where each comes from as well: option, environment, context or default.
-        #[arg(long)]
-        show_origin: bool,
-    },
-    /// List the contexts; a star marks the one that counts.
-    GetContexts,
-    /// Let a context count from now on.
-    #[command(after_help = "Example: nvctl config use-context lab")]
-    UseContext {
-        /// Context.
-        name: String,
-    },
-    /// Make a context or change one: what is not named stays.
-    #[command(
-        after_help = "The settings are the options --server, --ca, --token-file and --insecure; the environment is not looked at.\n\
-                            --unset takes one away.\n\n\
-                            Examples:\n  nvctl config set-context lab --server https://10.0.0.5:10443 --ca lab.pem --use\n  \
-                            nvctl config set-context lab --unset ca --unset insecure"
-    )]
-    SetContext {
-        /// Letters, digits, '.', '_' and '-'.
-        name: String,
-        /// Let it count from now on.
-        #[arg(long = "use")]
-        switch: bool,
-        /// Take a setting away: what holds without it counts again.
-        #[arg(long, value_enum, value_name = "SETTING")]
-        unset: Vec<Unset>,
-    },
-    /// Forget a context and its session's token.
-    DeleteContext {
-        /// Context.
-        name: String,
-    },
-}
-
-/// Settings of a context that it can be without.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Unset {
-    /// The CA's file.
-    Ca,
-    /// That the controller's certificate is not checked.
-    Insecure,
-    /// The token's file: the context has one of its own again.
-    TokenFile,
 }
 
 /// What `describe` knows.
@@ -428,35 +390,6 @@ pub enum Expect {
     Deny,
 }
 
-/// Which flows.
-#[derive(Debug, Clone, Args)]
-pub struct FlowArgs {
-    /// Client: workload, service, group or address.
-    #[arg(long, value_delimiter = ',')]
-    pub from: Vec<String>,
-    /// Server.
-    #[arg(long, value_delimiter = ',')]
-    pub to: Vec<String>,
-    /// allow, alert or deny.
-    #[arg(long, value_delimiter = ',', value_parser = ["allow", "alert", "deny"])]
-    pub verdict: Vec<String>,
-    /// Server port.
-    #[arg(long, value_delimiter = ',')]
-    pub port: Vec<u16>,
-    /// tcp, udp, icmp, sctp.
-    #[arg(long, value_delimiter = ',')]
-    pub protocol: Vec<String>,
-    /// Only flows seen in the last so many seconds, minutes or hours: 90s, 5m, 2h.
-    #[arg(long, value_name = "AGE")]
-    pub since: Option<String>,
-    /// At most this many.
-    #[arg(long, default_value_t = 100)]
-    pub last: usize,
-    /// Go on with what is seen from now on.
-    #[arg(short, long)]
-    pub follow: bool,
-}
-
 /// Self tests.
 #[derive(Debug, Subcommand)]
 pub enum Connectivity {
@@ -476,12 +409,27 @@ pub enum Connectivity {
     },
 }
 
+/// For those who help.
+#[derive(Debug, Subcommand)]
+pub enum Diag {
+    /// Write a support bundle (tar.gz): nodes, workloads, policy, recent flows, metrics, and what this host's kernel has. No secrets.
+    ///
+    /// What cannot be had is left out and said; without a controller the bundle has this host alone. Run it on the node that has trouble.
+    #[command(after_help = "Example: nvctl diag bundle -w case-17.tar.gz")]
+    Bundle {
+        /// File to make [default: nv-bundle-TIME.tar.gz]
+        #[arg(short = 'w', long, value_name = "FILE")]
+        write: Option<PathBuf>,
+    },
+}
+
 /// What a status can be asked of.
 #[derive(Debug, Subcommand)]
 pub enum StatusOf {
     /// What was counted at a workload's interfaces: packets, flows and verdicts in both directions, with a reason for every drop.
     Endpoint {
         /// Name or id of a workload, or name of an interface on its host.
+        #[arg(add = ArgValueCompleter::new(complete::workloads))]
         name: String,
     },
 }

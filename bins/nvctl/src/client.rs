@@ -32,14 +32,29 @@ pub(crate) struct Answer {
 impl Client {
     /// A client without a session.
     pub(crate) fn anonymous(config: &Config) -> Result<Self, CtlError> {
-        let mut builder = reqwest::Client::builder()
-            .connect_timeout(Duration::from_secs(5))
-            .redirect(reqwest::redirect::Policy::none());
         if config.insecure.0 {
             note(&format!(
                 "warning: the controller's certificate is not checked ({})",
                 config.insecure.1
             ));
+        }
+        Self::new(config)
+    }
+
+    /// A client with the saved session that says nothing.
+    pub(crate) fn silent(config: &Config) -> Result<Self, CtlError> {
+        let token = config.token()?;
+        Ok(Self {
+            token: Some(token),
+            ..Self::new(config)?
+        })
+    }
+
+    fn new(config: &Config) -> Result<Self, CtlError> {
+        let mut builder = reqwest::Client::builder()
+            .connect_timeout(Duration::from_secs(5))
+            .redirect(reqwest::redirect::Policy::none());
+        if config.insecure.0 {
             builder = builder.tls_danger_accept_invalid_certs(true);
         }
         if let Some((file, _)) = &config.ca {
@@ -76,6 +91,19 @@ impl Client {
             .query(query)
             .timeout(Duration::from_secs(30));
         Ok(self.answer(request).await?.body)
+    }
+
+    /// The body as it is.
+    pub(crate) async fn text(&self, path: &str, query: &[(&str, String)]) -> Result<String, CtlError> {
+        let request = self
+            .request(Method::GET, path)
+            .query(query)
+            .timeout(Duration::from_secs(30));
+        let response = request.send().await.map_err(|source| self.unreachable(source))?;
+        if !response.status().is_success() {
+            return Err(refusal(response).await);
+        }
+        response.text().await.map_err(|source| self.unreachable(source))
     }
 
     pub(crate) async fn send(

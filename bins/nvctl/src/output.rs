@@ -38,6 +38,20 @@ impl Output {
         self.format
     }
 
+    /// Whether people read it.
+    pub(crate) const fn is_table(&self) -> bool {
+        matches!(self.format, Format::Table | Format::Wide)
+    }
+
+    /// What a reader sees of an object: that differs when it changed.
+    pub(crate) fn fingerprint(&self, item: &Value, columns: &Columns) -> String {
+        if self.is_table() {
+            table::row_line(item, columns, self.format == Format::Wide, false)
+        } else {
+            item.to_string()
+        }
+    }
+
     /// Writes what a list call answered; `field` is the name of the list in it.
     pub(crate) fn list(&self, answer: &Value, field: &str, columns: &Columns) -> Result<(), CtlError> {
         let empty = Vec::new();

@@ -2,6 +2,8 @@
 
 mod columns;
 
+use std::cmp::Ordering;
+
 use serde_json::Value;
 
 use crate::output::escape;
@@ -10,6 +12,12 @@ pub(crate) use columns::*;
 
 /// The text of a cell: alternatives, then the value's own form.
 pub(crate) fn cell(item: &Value, path: &str) -> String {
+    let (found, form) = find(item, path);
+    found.map_or_else(String::new, |value| shape(value, form))
+}
+
+/// The first alternative that is there, and the form that it is to be shown in.
+fn find<'a, 'p>(item: &'a Value, path: &'p str) -> (Option<&'a Value>, &'p str) {
     let (paths, form) = match path.find(['@', '#']) {
         Some(at) => path.split_at(at),
         None => (path, ""),
@@ -18,7 +26,33 @@ pub(crate) fn cell(item: &Value, path: &str) -> String {
         let value = path.split('.').try_fold(item, |value, part| value.get(part))?;
         (!value.is_null() && value.as_str() != Some("")).then_some(value)
     });
-    found.map_or_else(String::new, |value| shape(value, form))
+    (found, form)
+}
+
+/// Whether an object has something there.
+pub(crate) fn has(item: &Value, path: &str) -> bool {
+    find(item, path).0.is_some()
+}
+
+/// Which of two objects comes first: numbers by size, all else by its text.
+pub(crate) fn order(a: &Value, b: &Value, path: &str) -> Ordering {
+    let number = |item| match find(item, path) {
+        (Some(value), "" | "@size" | "@time") => value.as_f64(),
+        (Some(value), "#count" | "@sum") => shape(value, path.get(path.find(['@', '#'])?..)?).parse().ok(),
+        _ => None,
+    };
+    match (number(a), number(b)) {
+        (Some(a), Some(b)) => a.total_cmp(&b),
+        _ => cell(a, path).cmp(&cell(b, path)),
+    }
+}
+
+/// Path of the column that is called so, in any case and with '-' for a blank.
+pub(crate) fn column(columns: &Columns, title: &str) -> Option<&'static str> {
+    let title = title.replace('-', " ");
+    let mut list = columns.list.iter();
+    list.find(|column| column.title.eq_ignore_ascii_case(&title))
+        .map(|column| column.path)
 }
 
 fn shape(value: &Value, form: &str) -> String {
@@ -134,7 +168,10 @@ pub(crate) fn render(items: &[Value], columns: &Columns, all: bool, headers: boo
             paint(comfy_table::Cell::new(&text), &text, color)
         }));
     }
-    if !color {
+    // Who wants colours has been asked already, and may have said it of a pipe.
+    if color {
+        table.enforce_styling();
+    } else {
         table.force_no_tty();
     }
     table
@@ -197,6 +234,26 @@ mod tests {
         let rules = json!({"list": [1, 2], "one": [{"id": 1, "from": "web"}, {"id": 2}]});
         assert_eq!(cell(&rules, "list@ids"), "1,2");
         assert_eq!(cell(&rules, "one@ids"), "1,2");
+    }
+
+    #[test]
+    fn objects_are_sorted_by_what_a_column_is_made_of() {
+        let objects = [
+            json!({"name": "b", "bytes": 9, "members": [1, 2], "lost": {"a": 100}}),
+            json!({"name": "a", "bytes": 10_000, "members": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10], "lost": {"a": 20, "b": 3}}),
+        ];
+        let [first, second] = &objects;
+        for (path, expected) in [
+            ("name", Ordering::Greater),
+            ("bytes@size", Ordering::Less),
+            ("members#count", Ordering::Less),
+            ("lost@sum", Ordering::Greater),
+            ("nothing", Ordering::Equal),
+        ] {
+            assert_eq!(order(first, second, path), expected, "{path}");
+        }
+        assert_eq!(column(&NODES, "in-force"), Some("revision"));
+        assert_eq!(column(&NODES, "colour"), None);
     }
 
     #[test]

@@ -72,6 +72,14 @@ impl Home {
         self.with(args, &[])
     }
 
+    /// What a shell is offered for the last of these words.
+    fn offered(&self, words: &[&str]) -> Vec<String> {
+        let (_, out, _) = self.with(&[&["--", "nvctl"], words].concat(), &[("NV_COMPLETE", "fish")]);
+        out.lines()
+            .map(|line| line.split('\t').next().unwrap().to_owned())
+            .collect()
+    }
+
     #[track_caller]
     fn ok(&self, args: &[&str]) -> String {
         let (code, out, err) = self.run(args);
@@ -241,17 +249,21 @@ fn contexts_are_made_chosen_listed_and_deleted() {
         err.contains("config.toml") && err.contains("line 2") && !err.contains("hunter2"),
         "{err}"
     );
-    let script = home.ok(&["completion", "bash"]);
-    for word in [
-        "get-contexts",
-        "use-context",
-        "set-context",
-        "delete-context",
-        "show-origin",
-        "describe",
-        "--context",
+    assert!(home.ok(&["completion", "bash"]).contains("NV_COMPLETE"));
+    for (words, word) in [
+        (&["config", "get"][..], "get-contexts"),
+        (&["config", "view", "--show"], "--show-origin"),
+        (&["desc"], "describe"),
+        (&["--conte"], "--context"),
     ] {
-        assert!(script.contains(word), "{word}");
+        assert!(home.offered(words).iter().any(|found| found == word), "{word}");
+    }
+    write(
+        &home.file("config.toml"),
+        "[contexts.prod]\nserver = \"https://x\"\n",
+    );
+    for words in [&["config", "use-context", "p"][..], &["--context", "p"]] {
+        assert_eq!(home.offered(words), ["prod"], "{words:?}");
     }
 }
 

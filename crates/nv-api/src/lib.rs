@@ -11,6 +11,7 @@
 //! ```
 #![deny(unsafe_code)]
 
+pub mod filter;
 pub mod rest;
 
 /// Messages and services of `proto/nv.proto`, generated.

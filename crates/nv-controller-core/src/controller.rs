@@ -1,22 +1,23 @@
 //! The reducer: state, requests, and what the shell asks of it.
 
+mod questions;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use nv_policy::{Book, PolicyInput, PolicyState, StoredOrder, Touched, encode};
+use nv_policy::{PolicyInput, PolicyState, StoredOrder, Touched, encode};
 use nv_types::{FlowRecord, GroupName, Mode, NodeId, Revision, RuleId, Timestamp, Workload, keys};
 
 use crate::accord::Pace;
 use crate::command::{CriterionDraft, Document, GroupDraft, RuleDraft, RulePatch, SettingsDraft};
 use crate::contacts::Contacts;
-use crate::conversation::{Conversation, Conversations};
+use crate::conversation::Conversations;
 use crate::draft::Draft;
 use crate::error::CommandError;
-use crate::explain::{Asked, UnknownEnd};
-use crate::flows::{FlowFilter, FlowLog, FlowView, Followed};
-use crate::hits::{Hits, RuleHits};
+use crate::flows::FlowLog;
+use crate::hits::RuleHits;
 use crate::learning::Learner;
 use crate::promotion::Promotions;
-use crate::violation::{Violation, Violations};
+use crate::violation::Violations;
 
 /// What is to be written, in one transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -418,71 +419,6 @@ impl Controller {
         lost.insert("controller_learning".into(), self.learner.dropped());
         lost.insert("controller_violations".into(), self.violations.dropped());
         lost
-    }
-
-    // Questions.
-
-    /// Conversations.
-    #[must_use]
-    pub fn conversations(&self) -> Vec<Conversation> {
-        self.conversations.list()
-    }
-
-    /// Violations, newest last.
-    pub fn violations(&self) -> impl DoubleEndedIterator<Item = &Violation> {
-        self.violations.list()
-    }
-
-    /// What a rule has decided since the start.
-    #[must_use]
-    pub fn hits(&self, rule: RuleId) -> Hits {
-        self.hits.of(rule)
-    }
-
-    /// The newest flows that the filter lets through, oldest first, at most `limit`.
-    #[must_use]
-    pub fn flows(&self, filter: &FlowFilter, limit: usize) -> Vec<FlowView> {
-        self.flows.newest(filter, limit, self.state.input())
-    }
-
-    /// Flows after a sequence number, for followers.
-    #[must_use]
-    pub fn flows_after(&self, sequence: u64, filter: &FlowFilter) -> Followed {
-        self.flows.after(sequence, filter, self.state.input())
-    }
-
-    /// Number of the last flow that was seen.
-    #[must_use]
-    pub const fn flow_sequence(&self) -> u64 {
-        self.flows.sequence()
-    }
-
-    /// What becomes of a flow, and why.
-    ///
-    /// # Errors
-    /// [`UnknownEnd`] when an end is nobody.
-    pub fn explain(&self, asked: &Asked) -> Result<nv_policy::Explanation, UnknownEnd> {
-        crate::explain::explain(self.state.input(), asked)
-    }
-
-    /// Names of the groups that a workload is in.
-    #[must_use]
-    pub fn groups_of(&self, workload: &Workload) -> BTreeSet<GroupName> {
-        Book::new(self.state.input()).workload(workload).groups
-    }
-
-    /// Members of each group, by group.
-    #[must_use]
-    pub fn members(&self) -> BTreeMap<GroupName, Vec<&Workload>> {
-        let input = self.state.input();
-        let book = Book::new(input);
-        let mut members: BTreeMap<GroupName, Vec<&Workload>> = BTreeMap::new();
-        for workload in input.workloads.values() {
-            for group in book.workload(workload).groups {
-                members.entry(group).or_default().push(workload);
-            }
-        }
-        members
     }
 }
 

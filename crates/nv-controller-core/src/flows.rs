@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use nv_policy::PolicyInput;
 use nv_types::{
-    Application, Decision, Direction, FiveTuple, FlowRecord, FlowState, NodeId, Peer, Timestamp, Verdict,
-    WorkloadId,
+    Application, Decision, Direction, FiveTuple, FlowRecord, FlowState, NodeId, Peer, Verdict, WorkloadId,
 };
 
 use crate::conversation::{Endpoint, endpoint};
@@ -26,60 +25,6 @@ pub struct FlowView {
     pub client: Endpoint,
     /// The server.
     pub server: Endpoint,
-}
-
-/// Which flows. Every field that is there must hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FlowFilter {
-    /// Client, any of these: a workload's name or id, a service or its group, an address, `external`. Here as elsewhere none means all.
-    pub from: Vec<String>,
-    /// Server.
-    pub to: Vec<String>,
-    /// Verdicts.
-    pub verdicts: Vec<Verdict>,
-    /// Server ports.
-    pub ports: Vec<u16>,
-    /// Protocols by name or number.
-    pub protocols: Vec<String>,
-    /// Seen at this time or later.
-    pub since: Option<Timestamp>,
-}
-
-/// Whether one of the wanted is meant, or nothing in particular is wanted.
-fn any<T>(wanted: &[T], is: impl Fn(&T) -> bool) -> bool {
-    wanted.is_empty() || wanted.iter().any(is)
-}
-
-impl FlowFilter {
-    fn lets_through(&self, view: &FlowView, input: &PolicyInput) -> bool {
-        let record = &view.record;
-        let is = |text: &String, end: &Endpoint, address: std::net::IpAddr| {
-            text == &end.id
-                || text == &end.name
-                || *text == address.to_string()
-                || end
-                    .workload
-                    .as_ref()
-                    .and_then(|id| input.workloads.get(id))
-                    .is_some_and(|workload| {
-                        *text == workload.service
-                            || workload
-                                .service_group()
-                                .is_some_and(|group| group.as_str() == text)
-                    })
-        };
-        any(&self.from, |text| is(text, &view.client, record.tuple.client))
-            && any(&self.to, |text| is(text, &view.server, record.tuple.server))
-            && any(&self.verdicts, |verdict| record.decision.verdict == *verdict)
-            && any(&self.ports, |port| record.tuple.server_port == *port)
-            && self.since.is_none_or(|since| record.last_seen >= since)
-            && any(&self.protocols, |wanted| {
-                let proto = record.tuple.proto;
-                wanted.eq_ignore_ascii_case(&proto.to_string())
-                    || wanted.eq_ignore_ascii_case(&proto.for_policy().to_string())
-                    || *wanted == proto.0.to_string()
-            })
-    }
 }
 
 /// What a follower gets.
@@ -232,26 +177,26 @@ impl FlowLog {
         self.forgotten
     }
 
-    pub(crate) fn newest(&self, filter: &FlowFilter, limit: usize, input: &PolicyInput) -> Vec<FlowView> {
-        let found = self
-            .ring
-            .iter()
-            .rev()
-            .filter(|view| filter.lets_through(view, input))
-            .take(limit);
+    /// All that are kept, oldest first.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &FlowView> {
+        self.ring.iter()
+    }
+
+    pub(crate) fn newest(&self, keep: impl Fn(&FlowView) -> bool, limit: usize) -> Vec<FlowView> {
+        let found = self.ring.iter().rev().filter(|view| keep(view)).take(limit);
         let mut found: Vec<_> = found.cloned().collect();
         found.reverse();
         found
     }
 
-    pub(crate) fn after(&self, sequence: u64, filter: &FlowFilter, input: &PolicyInput) -> Followed {
+    pub(crate) fn after(&self, sequence: u64, keep: impl Fn(&FlowView) -> bool) -> Followed {
         let first = self.ring.front().map_or(self.sequence + 1, |view| view.sequence);
         let flows = self
             .ring
             .iter()
             .rev()
             .take_while(|view| view.sequence > sequence)
-            .filter(|view| filter.lets_through(view, input))
+            .filter(|view| keep(view))
             .cloned()
             .collect::<Vec<_>>();
         let missed = first.saturating_sub(sequence.saturating_add(1));

@@ -31,6 +31,7 @@ mod flows;
 mod hits;
 mod learning;
 mod promotion;
+mod simulation;
 mod violation;
 
 pub use command::{CriterionDraft, Document, GroupDraft, RuleDraft, RulePatch, SettingsDraft};
@@ -38,7 +39,8 @@ pub use controller::{Controller, Plan};
 pub use conversation::{Conversation, ConversationEntry, Endpoint, EndpointKind};
 pub use error::{CommandError, ErrorKind};
 pub use explain::{Asked, UnknownEnd};
-pub use flows::{FlowFilter, FlowView, Followed};
+pub use flows::{FlowView, Followed};
 pub use hits::Hits;
 pub use promotion::{Standing, WATCHED};
+pub use simulation::{Affected, Alike, Outcome, Simulation};
 pub use violation::Violation;

@@ -16,6 +16,7 @@ mod meta;
 mod policy;
 mod rule;
 mod service;
+mod simulate;
 mod store;
 mod system;
 mod user;
@@ -98,6 +99,7 @@ pub(crate) fn router(app: App) -> axum::Router {
         .routes(routes!(policy::settings, policy::change_settings))
         .routes(routes!(system::show, system::change))
         .routes(routes!(policy::apply))
+        .routes(routes!(simulate::simulate))
         .routes(routes!(capture::list, capture::start))
         .routes(routes!(capture::show, capture::delete))
         .routes(routes!(capture::stop))
@@ -146,7 +148,7 @@ async fn check_session(State(app): State<App>, mut request: Request, next: Next)
             )
             .into_response();
         };
-        let looks = matches!(*request.method(), Method::GET | Method::HEAD);
+        let looks = matches!(*request.method(), Method::GET | Method::HEAD) || path == "/v1/simulate";
         // The session's own, and users: there the handlers say who may do what.
         let own = path == "/v1/auth" || path.starts_with("/v1/user/");
         if !looks && !own && session.role < Role::Operator {

@@ -73,6 +73,12 @@ fn document(number: usize, value: Value) -> Result<Document, ApiError> {
     .map_err(wrong)
 }
 
+/// The documents of a policy file.
+pub(super) fn documents(values: Vec<Value>) -> Result<Vec<Document>, ApiError> {
+    let values = values.into_iter().enumerate();
+    values.map(|(at, value)| document(at + 1, value)).collect()
+}
+
 /// Apply a policy file: whole or not at all.
 #[utoipa::path(post, path = "/v1/apply", request_body = ApplyRequest, responses((status = 200, body = ApplyData), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody)))]
 pub(super) async fn apply(
@@ -80,10 +86,7 @@ pub(super) async fn apply(
     user: User,
     Body(request): Body<ApplyRequest>,
 ) -> Result<Response, ApiError> {
-    let documents = request.documents.into_iter().enumerate();
-    let documents = documents
-        .map(|(at, value)| document(at + 1, value))
-        .collect::<Result<Vec<_>, _>>()?;
+    let documents = documents(request.documents)?;
     if request.dry_run {
         let plan = app.engine.core().apply(&documents, now())?;
         return Ok(Json(ApplyData {

@@ -218,19 +218,13 @@ pub(crate) fn conversation(found: &Conversation) -> rest::Conversation {
 }
 
 pub(crate) fn endpoint(core: &Controller, end: &Endpoint) -> rest::Endpoint {
-    let workload = end
-        .workload
-        .as_ref()
-        .and_then(|id| core.input().workloads.get(id));
+    let workload = workload_of(core, end);
     rest::Endpoint {
         id: end.id.clone(),
         name: end.name.clone(),
         display_name: end.name.clone(),
         kind: end.kind.name().into(),
-        service: workload
-            .and_then(Workload::service_group)
-            .map(String::from)
-            .unwrap_or_default(),
+        service: service_of(core, end),
         policy_mode: workload.map(|found| mode(core, found)).unwrap_or_default(),
         domain: workload
             .map(|workload| workload.domain.clone())
@@ -239,13 +233,8 @@ pub(crate) fn endpoint(core: &Controller, end: &Endpoint) -> rest::Endpoint {
 }
 
 pub(crate) fn violation(core: &Controller, found: &Violation) -> rest::Violation {
-    let workload = |end: &Endpoint| {
-        end.workload
-            .as_ref()
-            .and_then(|id| core.input().workloads.get(id))
-    };
-    let fact = |end: &Endpoint, fact: fn(&Workload) -> String| workload(end).map(fact).unwrap_or_default();
-    let group = |workload: &Workload| workload.service_group().map(String::from).unwrap_or_default();
+    let fact =
+        |end: &Endpoint, fact: fn(&Workload) -> String| workload_of(core, end).map(fact).unwrap_or_default();
     rest::Violation {
         id: found.id.to_string(),
         name: "Network.Violation".into(),
@@ -266,12 +255,12 @@ pub(crate) fn violation(core: &Controller, found: &Violation) -> rest::Violation
         client_name: found.client.name.clone(),
         client_domain: fact(&found.client, |workload| workload.domain.clone()),
         client_image: fact(&found.client, |workload| workload.image.clone()),
-        client_service: fact(&found.client, group),
+        client_service: service_of(core, &found.client),
         server_id: found.server.id.clone(),
         server_name: found.server.name.clone(),
         server_domain: fact(&found.server, |workload| workload.domain.clone()),
         server_image: fact(&found.server, |workload| workload.image.clone()),
-        server_service: fact(&found.server, group),
+        server_service: service_of(core, &found.server),
         server_port: found.port,
         ip_proto: found.proto.0,
         applications: unique(std::iter::once(app(found.application))),
@@ -286,7 +275,24 @@ pub(crate) fn violation(core: &Controller, found: &Violation) -> rest::Violation
     }
 }
 
-pub(crate) fn flow(view: &FlowView) -> rest::Flow {
+/// The workload that an end is, if it is still there.
+pub(crate) fn workload_of<'a>(core: &'a Controller, end: &Endpoint) -> Option<&'a Workload> {
+    end.workload
+        .as_ref()
+        .and_then(|id| core.input().workloads.get(id))
+}
+
+/// The group of an end's service; empty where it has none.
+pub(crate) fn service_of(core: &Controller, end: &Endpoint) -> String {
+    workload_of(core, end)
+        .and_then(Workload::service_group)
+        .map(String::from)
+        .unwrap_or_default()
+}
+
+pub(crate) fn flow(core: &Controller, view: &FlowView) -> rest::Flow {
+    let domain = |end| workload_of(core, end).map_or_else(String::new, |workload| workload.domain.clone());
+    let labels = |end| workload_of(core, end).map_or_else(BTreeMap::new, |workload| workload.labels.clone());
     let record = &view.record;
     let tuple = record.tuple;
     rest::Flow {
@@ -298,9 +304,15 @@ pub(crate) fn flow(view: &FlowView) -> rest::Flow {
         client_name: view.client.name.clone(),
         client_ip: tuple.client.to_string(),
         client_port: tuple.client_port,
+        client_service: service_of(core, &view.client),
+        client_domain: domain(&view.client),
+        client_labels: labels(&view.client),
         server: view.server.id.clone(),
         server_name: view.server.name.clone(),
         server_ip: tuple.server.to_string(),
+        server_service: service_of(core, &view.server),
+        server_domain: domain(&view.server),
+        server_labels: labels(&view.server),
         port: port(tuple.proto, tuple.server_port),
         protocol: tuple.proto.to_string(),
         server_port: tuple.server_port,

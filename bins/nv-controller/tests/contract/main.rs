@@ -17,12 +17,13 @@ use schema::{Findings, Schemas};
 use serde_json::{Value, json};
 
 /// Routes that NeuVector's document does not have.
-const OURS: [&str; 11] = [
+const OURS: [&str; 12] = [
     "/v1/conversation",
     "/v1/endpoint",
     "/v1/node",
     "/v1/explain",
     "/v1/apply",
+    "/v1/simulate",
     "/v1/flow",
     "/v1/settings",
     "/v1/quarantine",
@@ -216,6 +217,13 @@ fn calls(password: &str) -> Vec<Call> {
             Some(
                 json!({"dry_run": true, "documents": [{"kind": "ServiceMode", "service": "nv.app", "mode": "Protect"}]}),
             ),
+        ),
+        call(
+            "post /v1/simulate",
+            &[],
+            "",
+            Some(json!({"where": "not from nobody", "since": 3600,
+                "documents": [{"kind": "ServiceMode", "service": "nv.app", "mode": "Protect"}]})),
         ),
         call("get /v1/sniffer", &[], "", None),
         call(

@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use clap_complete::ArgValueCompleter;
+
+use crate::complete;
 
 const CAPTURE_EXAMPLES: &str = "Filters are tcpdump's, with words of nv: workload, group, service, namespace (each with src or dst \
 before it), verdict, app, rule, inbound, outbound.\n\nExamples:\n  nvctl capture start web --filter 'tcp port 80 and not host 10.0.0.1'\n  \
@@ -12,24 +15,25 @@ nvctl capture start --group db --filter 'verdict deny'\n  nvctl capture start --
 #[derive(Debug, clap::Args)]
 pub struct CaptureWhat {
     /// Names or ids of workloads.
+    #[arg(add = ArgValueCompleter::new(complete::workloads))]
     pub workloads: Vec<String>,
     /// Every member of this group.
-    #[arg(long)]
+    #[arg(long, add = ArgValueCompleter::new(complete::groups))]
     pub group: Option<String>,
     /// Every workload of this service.
-    #[arg(long, conflicts_with = "group")]
+    #[arg(long, conflicts_with = "group", add = ArgValueCompleter::new(complete::services))]
     pub service: Option<String>,
     /// The network of this node itself.
-    #[arg(long)]
+    #[arg(long, add = ArgValueCompleter::new(complete::nodes))]
     pub node: Option<String>,
     /// Which packets, in tcpdump's language with words of nv.
     #[arg(long, default_value = "", value_name = "FILTER")]
     pub filter: String,
     /// Only flows between this workload and --to; its interfaces are captured.
-    #[arg(long, value_name = "WORKLOAD", requires = "to")]
+    #[arg(long, value_name = "WORKLOAD", requires = "to", add = ArgValueCompleter::new(complete::workloads))]
     pub from: Option<String>,
     /// The other end of --from.
-    #[arg(long, value_name = "WORKLOAD", requires = "from")]
+    #[arg(long, value_name = "WORKLOAD", requires = "from", add = ArgValueCompleter::new(complete::workloads))]
     pub to: Option<String>,
     /// Only packets of flows with this verdict: allow, alert or deny.
     #[arg(long, value_parser = ["allow", "alert", "deny"])]
@@ -89,16 +93,19 @@ pub enum Capture {
     /// Stop a capture; its file stays.
     Stop {
         /// Id.
+        #[arg(add = ArgValueCompleter::new(complete::captures))]
         id: String,
     },
     /// List captures.
     List {
         /// Of this workload only.
+        #[arg(add = ArgValueCompleter::new(complete::workloads))]
         workload: Option<String>,
     },
     /// Fetch a capture's file (pcapng).
     Download {
         /// Id.
+        #[arg(add = ArgValueCompleter::new(complete::captures))]
         id: String,
         /// Where to write it; `-` is standard output.
         #[arg(short = 'w', long, value_name = "FILE")]
@@ -134,6 +141,7 @@ pub enum Capture {
     /// Delete a capture and its file.
     Delete {
         /// Id.
+        #[arg(add = ArgValueCompleter::new(complete::captures))]
         id: String,
     },
 }

@@ -5,6 +5,7 @@ mod capture;
 mod config;
 mod connectivity;
 mod describe;
+mod diag;
 mod endpoint;
 mod explain;
 mod flows;
@@ -16,11 +17,10 @@ mod settings;
 mod status;
 mod store;
 
-use clap::CommandFactory as _;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::cli::{Cli, Command, Deletable, StatusOf};
+use crate::cli::{Cli, Command, Deletable, Diag, StatusOf};
 use crate::client::{Client, segment};
 use crate::config::{Config, Given};
 use crate::error::{CtlError, EXIT_OK};
@@ -47,9 +47,7 @@ pub(crate) async fn run(cli: Cli, given: Given) -> Result<u8, CtlError> {
     match cli.command {
         Command::Config { command } => return config::run(&cli.global, given, &output, command),
         Command::Completion { shell } => {
-            let mut text = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "nvctl", &mut text);
-            output.line(&String::from_utf8_lossy(&text))?;
+            output.line(&crate::complete::script(shell)?)?;
             return Ok(EXIT_OK);
         }
         _ => {}
@@ -83,7 +81,7 @@ pub(crate) async fn run(cli: Cli, given: Given) -> Result<u8, CtlError> {
             wait,
             timeout,
         } => status::run(&context, wait, timeout).await,
-        Command::Get { kind, name } => get::run(&context, kind, name.as_deref()).await,
+        Command::Get(args) => get::run(&context, &args).await,
         Command::Describe { kind, name } => describe::run(&context, kind, &name).await,
         Command::Apply { file, dry_run, wait } => apply::run(&context, &file, dry_run, wait).await,
         Command::Delete { kind, names, yes } => delete(&context, kind, &names, yes).await,
@@ -122,6 +120,7 @@ pub(crate) async fn run(cli: Cli, given: Given) -> Result<u8, CtlError> {
         Command::Capture(command) => capture::run(&context, command).await,
         Command::Store(command) => store::run(&context, command).await,
         Command::Connectivity(command) => connectivity::run(&context, command).await,
+        Command::Diag(Diag::Bundle { write }) => diag::bundle(&context, write.as_deref()).await,
         // Done above.
         Command::Completion { .. } | Command::Config { .. } => Ok(EXIT_OK),
     }
@@ -131,6 +130,7 @@ pub(crate) async fn run(cli: Cli, given: Given) -> Result<u8, CtlError> {
 const fn is_offline(command: &Command) -> bool {
     use policy::PolicyCommand::{Check, Diff, Replay, Test};
     match command {
+        Command::Flows(args) => args.input.is_some(),
         Command::Policy(Check { .. } | Test { .. }) => true,
         Command::Policy(Diff { against, .. }) => against.is_some(),
         Command::Policy(Replay {

@@ -324,6 +324,26 @@ pub(crate) const REPLAY_AGAINST: Columns = Columns {
     ],
 };
 
+pub(crate) const SIMULATED: Columns = Columns {
+    name: "flow.client_name",
+    list: &[
+        col("FROM", "flow.client_name|flow.client"),
+        col("TO", "flow.server_name|flow.server"),
+        col("PORT", "flow.port"),
+        col("APPLICATION", "flow.application"),
+        col("FLOWS", "count"),
+        col("NOW", "before.verdict"),
+        col("RULE", "before.rule"),
+        col("THEN", "after.verdict"),
+        col("ITS RULE", "after.rule"),
+        col("REASON", "after.reason"),
+        wide("MODE", "after.mode"),
+        wide("CLIENT IP", "flow.client_ip"),
+        wide("SERVER IP", "flow.server_ip"),
+        wide("LAST SEEN", "flow.last_seen@time"),
+    ],
+};
+
 pub(crate) const TRIGGER: Columns = Columns {
     name: "ring_kib",
     list: &[

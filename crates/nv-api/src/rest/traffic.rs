@@ -245,12 +245,30 @@ pub struct Flow {
     pub client_ip: String,
     /// Client's port.
     pub client_port: u16,
+    /// Group of the client's service; empty where it has none, here and below.
+    #[serde(default)]
+    pub client_service: String,
+    /// Client's domain.
+    #[serde(default)]
+    pub client_domain: String,
+    /// Client's labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub client_labels: BTreeMap<String, String>,
     /// Server's id.
     pub server: String,
     /// Server's name.
     pub server_name: String,
     /// Server's address.
     pub server_ip: String,
+    /// Group of the server's service.
+    #[serde(default)]
+    pub server_service: String,
+    /// Server's domain.
+    #[serde(default)]
+    pub server_domain: String,
+    /// Server's labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub server_labels: BTreeMap<String, String>,
     /// `tcp/8080`, `icmp`.
     pub port: String,
     /// Protocol.
@@ -286,4 +304,56 @@ pub struct FlowsData {
     pub sequence: u64,
     /// Records lost on the way, by stage.
     pub lost_by_stage: BTreeMap<String, u64>,
+}
+
+/// A policy file, and the flows that it is tried on.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SimulateRequest {
+    /// Objects with a `kind`: Group, Rule, ServiceMode, Settings, as for `/v1/apply`.
+    #[schema(value_type = Vec<Object>)]
+    pub documents: Vec<serde_json::Value>,
+    /// Which flows, as `where` of `/v1/flow`; empty: all that are kept.
+    #[serde(default, rename = "where")]
+    pub clauses: String,
+    /// Only flows seen in the last so many seconds.
+    #[serde(default)]
+    pub since: Option<u64>,
+}
+
+/// What a policy says of a flow.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Judged {
+    /// `allow`, `alert` or `deny`.
+    pub verdict: String,
+    /// Rule, 0 for none.
+    pub rule: u32,
+    /// Why: `rule`, `default`, …
+    pub reason: String,
+    /// The mode that counted; empty when neither end is managed.
+    pub mode: String,
+}
+
+/// Flows that are alike, and whose verdict would be another.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct AffectedFlow {
+    /// The newest of them.
+    pub flow: Flow,
+    /// How many.
+    pub count: u64,
+    /// By the policy in force.
+    pub before: Judged,
+    /// By the proposed one.
+    pub after: Judged,
+}
+
+/// What recorded flows would get.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct SimulateData {
+    /// What the file changes, in words.
+    pub changes: Vec<String>,
+    /// Flows that were judged.
+    pub flows: u64,
+    /// Those whose verdict would be another, the most frequent first.
+    pub affected: Vec<AffectedFlow>,
 }

@@ -2,17 +2,27 @@
 
 use std::collections::BTreeMap;
 
-use nv_policy::{StoredMode, StoredOrder, compile, encode, validate_rule};
+use nv_policy::{PolicyInput, StoredMode, StoredOrder, compile, encode, validate_rule};
 use nv_types::{Group, GroupName, Revision, Rule, RuleId, keys};
 
 use super::{Changes, Draft};
 use crate::error::CommandError;
 
 impl Draft<'_> {
+    /// The policy as it would be, and what changes in words.
+    pub(crate) fn proposed(mut self) -> Result<(PolicyInput, Vec<String>), CommandError> {
+        self.settle()?;
+        Ok((self.after, self.summary))
+    }
+
+    fn settle(&mut self) -> Result<(), CommandError> {
+        self.after.rules.sort_by_key(Rule::tier);
+        self.check_rules()
+    }
+
     /// Checks all of it and says what is to be written.
     pub(crate) fn finish(mut self) -> Result<Changes, CommandError> {
-        self.after.rules.sort_by_key(Rule::tier);
-        self.check_rules()?;
+        self.settle()?;
         let mut values = BTreeMap::new();
         diff_groups(&self.before.groups, &self.after.groups, &mut values)?;
         self.diff_rules(&mut values)?;

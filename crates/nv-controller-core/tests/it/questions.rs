@@ -1,18 +1,15 @@
 //! Questions: flows by filter, explain, members.
 
-use nv_controller_core::{Asked, FlowFilter};
-use nv_types::{IpProto, Mode, Timestamp, Verdict};
+use nv_controller_core::{Asked, Document, FlowView};
+use nv_types::{FlowState, IpProto, Mode, Timestamp, Verdict};
 
-use crate::lab::{
-    APP, DB, Lab, NOW, OUTSIDE, WEB, decision, egress, group, ingress, judged, later, rule, workload,
-};
+use crate::lab::{APP, DB, Lab, NOW, OUTSIDE, WEB, decision, egress, group, ingress, judged, rule, workload};
 
 #[test]
-fn a_filter_holds_all_of_its_words() {
+fn flows_are_given_newest_first_to_go_and_followed_by_number() {
     let mut lab = Lab::with_services();
     let mut dns = egress(APP, DB, 53);
     dns.tuple.proto = IpProto::UDP;
-    dns.last_seen = later(9);
     lab.core.report_flows(
         &[
             egress(WEB, APP, 80),
@@ -22,109 +19,15 @@ fn a_filter_holds_all_of_its_words() {
         ],
         NOW,
     );
-    let ports = |filter: FlowFilter| -> Vec<u16> {
-        lab.core
-            .flows(&filter, 100)
-            .iter()
-            .map(|view| view.record.tuple.server_port)
-            .collect()
+    let sequences = |limit| -> Vec<u64> {
+        let flows = lab.core.flows(|_| true, limit);
+        flows.iter().map(|view| view.sequence).collect()
     };
-    let text = |text: &str| vec![text.to_owned()];
-    let any = FlowFilter::default;
-    for name in ["web", "web-name", "nv.web", WEB] {
-        assert_eq!(
-            ports(FlowFilter {
-                from: text(name),
-                ..any()
-            }),
-            [80, 5432],
-            "{name}"
-        );
-        assert_eq!(
-            ports(FlowFilter {
-                to: text(name),
-                ..any()
-            }),
-            [443],
-            "{name}"
-        );
-    }
-    assert_eq!(
-        ports(FlowFilter {
-            from: text("external"),
-            ..any()
-        }),
-        [443]
-    );
-    assert_eq!(
-        ports(FlowFilter {
-            from: text(OUTSIDE),
-            ..any()
-        }),
-        [443]
-    );
-    assert_eq!(
-        ports(FlowFilter {
-            verdicts: vec![Verdict::Deny],
-            ..any()
-        }),
-        [5432]
-    );
-    assert_eq!(
-        ports(FlowFilter {
-            ports: vec![53],
-            ..any()
-        }),
-        [53]
-    );
-    for proto in ["udp", "UDP", "17"] {
-        assert_eq!(
-            ports(FlowFilter {
-                protocols: text(proto),
-                ..any()
-            }),
-            [53],
-            "{proto}"
-        );
-    }
-    assert_eq!(
-        ports(FlowFilter {
-            since: Some(later(9)),
-            ..any()
-        }),
-        [53]
-    );
-    assert_eq!(
-        ports(FlowFilter {
-            from: text("web"),
-            ports: vec![53],
-            ..any()
-        }),
-        [0_u16; 0]
-    );
-    assert_eq!(
-        ports(FlowFilter {
-            from: vec!["external".to_owned(), "web".to_owned()],
-            ports: vec![53, 80, 443],
-            ..any()
-        }),
-        [80, 443],
-        "any of a list, and each list"
-    );
-    let newest: Vec<_> = lab
-        .core
-        .flows(&any(), 2)
-        .iter()
-        .map(|view| view.sequence)
-        .collect();
-    assert_eq!(newest, [3, 4], "the newest, oldest first");
-    let followed = lab.core.flows_after(
-        0,
-        &FlowFilter {
-            ports: vec![53],
-            ..any()
-        },
-    );
+    assert_eq!(sequences(2), [3, 4], "the newest, oldest first");
+    assert_eq!(sequences(100), [1, 2, 3, 4]);
+    let is_dns = |view: &FlowView| view.record.tuple.server_port == 53;
+    assert_eq!(lab.core.flows(is_dns, 1)[0].client.name, "app-name");
+    let followed = lab.core.flows_after(0, is_dns);
     assert_eq!(
         (followed.flows.len(), followed.sequence, followed.missed),
         (1, 4, 0)
@@ -228,4 +131,43 @@ fn groups_of_a_workload_and_members_of_a_group_agree() {
     }
     assert_eq!(members["front"].len(), 1);
     assert_eq!(lab.core.poll_timeout(), None::<Timestamp>);
+}
+
+#[test]
+fn a_proposed_file_is_tried_on_what_was_seen_and_changes_nothing() {
+    let mut lab = Lab::with_services();
+    let mut twice = egress(WEB, APP, 80);
+    lab.core.report_flows(&[twice.clone()], NOW);
+    twice.state = FlowState::Closed;
+    let mut other = egress(WEB, APP, 80);
+    other.tuple.client_port += 1;
+    lab.core
+        .report_flows(&[twice, other, egress(DB, APP, 80), egress(WEB, APP, 81)], NOW);
+    let file = [
+        Document::Rule(rule("nv.web", "nv.app", "tcp/80")),
+        Document::ServiceMode {
+            service: "app".into(),
+            mode: "Protect".into(),
+        },
+    ];
+    let before = lab.core.input().clone();
+    let simulation = lab.core.simulation(&file, |_| true, NOW).unwrap();
+    assert_eq!(simulation.summary.len(), 2, "{:?}", simulation.summary);
+    let outcome = simulation.run();
+    assert_eq!(outcome.flows, 4, "a flow that is told of twice is one");
+    let affected: Vec<_> = outcome
+        .affected
+        .iter()
+        .map(|found| {
+            let view = &found.flows.flow;
+            let verdicts = (found.before.0.verdict, found.after.0.verdict);
+            (view.client.name.as_str(), view.record.tuple.server_port, verdicts)
+        })
+        .collect();
+    let denied = (Verdict::Allow, Verdict::Deny);
+    assert_eq!(affected.len(), 2, "{affected:?}");
+    assert!(affected.contains(&("db-name", 80, denied)) && affected.contains(&("web-name", 81, denied)));
+    assert_eq!(*lab.core.input(), before);
+    let bad = [Document::Rule(rule("nowhere", "nv.app", "tcp/80"))];
+    assert!(lab.core.simulation(&bad, |_| true, NOW).is_err());
 }

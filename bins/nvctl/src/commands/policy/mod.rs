@@ -6,6 +6,7 @@ mod export;
 mod file;
 mod import;
 mod replay;
+mod simulate;
 
 use std::path::PathBuf;
 
@@ -16,6 +17,7 @@ use nv_types::Verdict;
 pub use replay::FailOn;
 
 use super::Context;
+use crate::cli::Filters;
 use crate::error::CtlError;
 use crate::output::note;
 
@@ -94,6 +96,27 @@ pub enum PolicyCommand {
         /// What ends it with exit code 4.
         #[arg(long, value_enum, value_delimiter = ',', value_name = "WHAT")]
         fail_on: Vec<FailOn>,
+    },
+    /// Say which flows that the controller has recorded would get another verdict under a policy file. Changes nothing.
+    ///
+    /// Each flow is judged twice, by the policy in force and by what it would be with the file applied.
+    #[command(
+        after_help = "Exit code 4: what --fail-on names was found.\n\nExamples:\n  nvctl policy simulate policy.yaml\n  \
+                            nvctl policy simulate policy.yaml --to app --since 1h --fail-on deny"
+    )]
+    Simulate {
+        /// Policy files as for 'nvctl apply', all of one policy; `-` is standard input.
+        #[arg(value_name = "FILE", required = true)]
+        file: Vec<PathBuf>,
+        /// Only flows seen since then: an age (90s, 5m, 2h, 1d) or a time.
+        #[arg(long, value_name = "TIME")]
+        since: Option<String>,
+        /// What ends it with exit code 4: flows that would be denied, denied or reported, or any change.
+        #[arg(long, value_enum, value_delimiter = ',', value_name = "WHAT")]
+        fail_on: Vec<FailOn>,
+        /// Which flows.
+        #[command(flatten)]
+        filters: Filters<false>,
     },
     /// Turn NeuVector's resources, Kubernetes NetworkPolicies or Cilium's policies into documents for 'nvctl apply'.
     ///
@@ -178,6 +201,20 @@ pub(super) async fn run(context: &Context, command: PolicyCommand) -> Result<u8,
                 fail_on: &fail_on,
             };
             replay::run(context, &order).await
+        }
+        PolicyCommand::Simulate {
+            file,
+            since,
+            fail_on,
+            filters,
+        } => {
+            let order = simulate::Order {
+                files: &file,
+                filter: filters.filter(),
+                since: since.as_deref(),
+                fail_on: &fail_on,
+            };
+            simulate::run(context, &order).await
         }
         PolicyCommand::Import { file, form, strict } => {
             import::run(context, &file, form.map(Form::from), strict)

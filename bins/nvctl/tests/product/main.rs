@@ -8,6 +8,8 @@
     reason = "helpers of tests"
 )]
 
+mod words;
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
@@ -479,7 +481,10 @@ fn sessions_lists_and_exit_codes() {
     assert_eq!(code, 3, "{err}");
     assert!(err.contains("127.0.0.1:9"), "{err}");
     for shell in ["bash", "zsh", "fish"] {
-        assert!(product.ok(&["completion", shell]).contains("set-mode"), "{shell}");
+        assert!(
+            product.ok(&["completion", shell]).contains("NV_COMPLETE"),
+            "{shell}"
+        );
     }
     assert!(product.ok(&["--help"]).contains("Exit codes"));
     assert!(product.ok(&["config"]).contains(&product.server));
