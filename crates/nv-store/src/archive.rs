@@ -250,8 +250,8 @@ impl Archive {
                     filled.transactions = 1;
                     return committed(outcome).map(|()| filled);
                 }
-                Err(StoreError::TooLarge { what, .. }) => {
-                    tracing::debug!(what, "the store is filled in several transactions");
+                Err(error @ (StoreError::TooLarge { .. } | StoreError::BeyondLimit { .. })) => {
+                    tracing::debug!(%error, "the store is filled in several transactions");
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -312,7 +312,9 @@ async fn in_parts(store: &dyn KvStore, ops: Vec<Op>, digest: &str) -> Result<usi
                 }
                 rest = after;
             }
-            Err(StoreError::TooLarge { .. }) if count > 1 => most = count / 2,
+            Err(StoreError::TooLarge { .. } | StoreError::BeyondLimit { .. }) if count > 1 => {
+                most = count / 2
+            }
             Err(error) => return Err(error.into()),
         }
     }

@@ -15,7 +15,7 @@ pub const MAX_TXN: usize = 64 * 1024 * 1024;
 /// Checks keys and sizes.
 ///
 /// # Errors
-/// [`StoreError::InvalidKey`] or [`StoreError::TooLarge`].
+/// [`StoreError::InvalidKey`], [`StoreError::TooLarge`] or [`StoreError::BeyondLimit`].
 pub fn check(txn: &Txn) -> Result<(), StoreError> {
     let mut seen = BTreeSet::new();
     let mut total = 0;
@@ -44,11 +44,11 @@ pub fn check(txn: &Txn) -> Result<(), StoreError> {
         .iter()
         .try_for_each(|condition| check_key(&condition.key))?;
     if txn.ops.len() > MAX_OPS {
-        let what = "number of operations in a transaction".to_owned();
-        return Err(StoreError::TooLarge {
-            what,
-            size: txn.ops.len(),
-            limit: MAX_OPS,
+        let count = txn.ops.len();
+        return Err(StoreError::BeyondLimit {
+            detail: format!(
+                "a change of {count} objects is more than the {MAX_OPS} that are made at once: make it in smaller ones"
+            ),
         });
     }
     if total > MAX_TXN {

@@ -39,9 +39,12 @@ const FORMAT_VERSION: u64 = 2;
 /// What to do about a file that cannot be used.
 const ADVICE: &str = "'nv-controller store repair' says what can be had of it, and what backups there are";
 
-#[derive(Debug)]
+/// Opens the database behind a file, or makes it.
+type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send>;
+
 pub(crate) struct Disk {
     path: PathBuf,
+    opener: Opener,
     /// `None` after a write that failed: it is opened anew before the next one.
     database: Option<Database>,
     head: Head,
@@ -49,7 +52,7 @@ pub(crate) struct Disk {
     sum: u64,
     last_lease: u64,
     /// Changes of the write that failed, of which nobody knows whether they are in the file.
-    in_doubt: Option<(Revision, Vec<Change>)>,
+    in_doubt: Vec<(Revision, Vec<Change>)>,
 }
 
 /// What is in a file.
@@ -73,10 +76,24 @@ impl<E: Into<redb::Error>> From<E> for Bad {
     }
 }
 
+impl std::fmt::Debug for Disk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Disk")
+            .field("path", &self.path)
+            .field("revision", &self.revision)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Disk {
     /// Opens or makes the file and reads all of it.
     pub(crate) fn open(path: &Path) -> Result<(Self, Engine), StoreError> {
-        let (database, content) = load(path)?;
+        let file = path.to_owned();
+        Self::open_with(path, Box::new(move || Database::create(&file)))
+    }
+
+    fn open_with(path: &Path, opener: Opener) -> Result<(Self, Engine), StoreError> {
+        let (database, content) = load(path, &opener)?;
         let acknowledged = Head::read(path).unwrap_or(0);
         if acknowledged > content.revision {
             return Err(corrupt(
@@ -94,12 +111,13 @@ impl Disk {
         })?;
         let disk = Self {
             path: path.to_owned(),
+            opener,
             database: Some(database),
             head,
             revision: content.revision,
             sum: content.sum,
             last_lease: content.last_lease,
-            in_doubt: None,
+            in_doubt: Vec::new(),
         };
         let engine = Engine::restore(
             content.entries,
@@ -112,37 +130,44 @@ impl Disk {
     }
 
     /// After a write that failed: opens the file anew. Gives changes that are in it although their write failed.
-    pub(crate) fn recover(&mut self) -> Result<Option<(Revision, Vec<Change>)>, StoreError> {
+    pub(crate) fn recover(&mut self) -> Result<Vec<(Revision, Vec<Change>)>, StoreError> {
         if self.database.is_some() {
-            return Ok(None);
+            return Ok(Vec::new());
         }
-        let (database, content) = load(&self.path)?;
-        let made = match self.in_doubt.take() {
-            _ if content.revision == self.revision => None,
-            Some((revision, changes)) if content.revision == revision.0 => Some((revision, changes)),
-            _ => {
-                return Err(corrupt(
-                    &self.path,
-                    &format!(
-                        "after a write that failed it is at revision {}, not {}",
-                        content.revision, self.revision
-                    ),
-                ));
-            }
+        let (database, content) = load(&self.path, &self.opener)?;
+        let doubtful = std::mem::take(&mut self.in_doubt);
+        let made = if content.revision == self.revision {
+            Vec::new()
+        } else if doubtful
+            .last()
+            .is_some_and(|(last, _)| last.0 == content.revision)
+        {
+            doubtful
+        } else {
+            return Err(corrupt(
+                &self.path,
+                &format!(
+                    "after a write that failed it is at revision {}, not {}",
+                    content.revision, self.revision
+                ),
+            ));
         };
         self.database = Some(database);
         (self.revision, self.sum, self.last_lease) = (content.revision, content.sum, content.last_lease);
         Ok(made)
     }
 
-    /// Writes changes and waits until they are safe.
-    pub(crate) fn write(&mut self, revision: Revision, changes: &[Change]) -> Result<(), StoreError> {
+    /// Writes the changes of some revisions, all or none, and waits until they are safe.
+    pub(crate) fn write(&mut self, made: &[(Revision, Vec<Change>)]) -> Result<(), StoreError> {
+        let Some(revision) = made.last().map(|(revision, _)| *revision) else {
+            return Ok(());
+        };
         let old = seal::number(REVISION, 0, self.revision);
         let new = seal::number(REVISION, 0, revision.0);
         let sum = self.sum.wrapping_sub(old).wrapping_add(new);
-        let made = self.transact(sum, |write, sum| {
+        let written = self.transact(sum, |write, sum| {
             let mut entries = write.open_table(ENTRIES)?;
-            for change in changes {
+            for change in made.iter().flat_map(|(_, changes)| changes) {
                 let before = match change {
                     Change::Put(entry) => {
                         let (create, last) = (entry.create_revision.0, entry.mod_revision.0);
@@ -163,8 +188,8 @@ impl Disk {
             write.open_table(META)?.insert(REVISION, revision.0)?;
             Ok(())
         });
-        if let Err(error) = made {
-            self.in_doubt = Some((revision, changes.to_vec()));
+        if let Err(error) = written {
+            self.in_doubt = made.to_vec();
             return Err(error);
         }
         self.revision = revision.0;
@@ -232,9 +257,9 @@ impl Disk {
 
 /// Opens a file, brings it up to today's format and reads all of it. What redb says of a damaged file by panicking is an error like any
 /// other.
-fn load(path: &Path) -> Result<(Database, Content), StoreError> {
+fn load(path: &Path, opener: &Opener) -> Result<(Database, Content), StoreError> {
     let opened = quietly(|| -> Result<_, StoreError> {
-        let database = Database::create(path).map_err(|error| open_error(path, error))?;
+        let database = opener().map_err(|error| open_error(path, error))?;
         match prepare(&database).and_then(|()| read(&database)) {
             Ok(content) => Ok((database, content)),
             Err(Bad::Redb(error)) => Err(write_error(path, error)),
@@ -423,5 +448,180 @@ fn open_error(path: &Path, error: DatabaseError) -> StoreError {
             StoreError::Io { action, source }
         }
         other => corrupt(path, &other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use redb::StorageBackend;
+
+    use super::*;
+
+    /// What was asked of a disk, in order.
+    #[derive(Clone, Debug)]
+    enum Asked {
+        Write(u64, Vec<u8>),
+        Length(u64),
+        Sync,
+        /// Not asked of it: the store acknowledged this revision.
+        Acknowledged(u64),
+    }
+
+    /// A disk that keeps in mind what was asked of it, to be cut off from power at any point of it later.
+    #[derive(Clone, Debug, Default)]
+    struct Recorder(Arc<Mutex<(Vec<u8>, Vec<Asked>)>>);
+
+    fn make(image: &mut Vec<u8>, asked: &Asked) {
+        match asked {
+            Asked::Write(at, data) => {
+                let at = usize::try_from(*at).unwrap();
+                // Beyond the end where a longer file was asked for and lost: so is this.
+                if at + data.len() <= image.len() {
+                    image[at..at + data.len()].copy_from_slice(data);
+                }
+            }
+            Asked::Length(length) => image.resize(usize::try_from(*length).unwrap(), 0),
+            Asked::Sync | Asked::Acknowledged(_) => {}
+        }
+    }
+
+    impl Recorder {
+        fn ask(&self, asked: Asked) {
+            let mut state = self.0.lock().unwrap();
+            make(&mut state.0, &asked);
+            state.1.push(asked);
+        }
+    }
+
+    impl StorageBackend for Recorder {
+        fn len(&self) -> Result<u64, io::Error> {
+            Ok(self.0.lock().unwrap().0.len() as u64)
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
+            let at = usize::try_from(offset).unwrap();
+            out.copy_from_slice(&self.0.lock().unwrap().0[at..at + out.len()]);
+            Ok(())
+        }
+
+        fn set_len(&self, len: u64) -> Result<(), io::Error> {
+            self.ask(Asked::Length(len));
+            Ok(())
+        }
+
+        fn sync_data(&self) -> Result<(), io::Error> {
+            self.ask(Asked::Sync);
+            Ok(())
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
+            self.ask(Asked::Write(offset, data.to_vec()));
+            Ok(())
+        }
+    }
+
+    fn open(path: &Path, disk: &Recorder) -> Result<(Disk, Engine), StoreError> {
+        let disk = disk.clone();
+        // After a power cut, what was not synced beside the store may be gone too.
+        Head::remove(path).unwrap();
+        let opener = move || Database::builder().create_with_backend(disk.clone());
+        Disk::open_with(path, Box::new(opener))
+    }
+
+    /// PCG, as good as any here: what is lost in a cut follows from the number of the cut.
+    struct Random(u64);
+
+    impl Random {
+        const fn below(&mut self, limit: u64) -> u64 {
+            self.0 = self
+                .0
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (self.0 >> 33) % limit
+        }
+    }
+
+    #[test]
+    fn a_power_cut_at_any_write_loses_nothing_that_was_acknowledged() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.redb");
+        let disk = Recorder::default();
+        let mut states = vec![BTreeMap::new()];
+        {
+            let (mut store, mut engine) = open(&path, &disk).unwrap();
+            let mut random = Random(1);
+            for revision in 1..25u64 {
+                let changes = (0..1 + random.below(3)).map(|part| {
+                    let key = format!("k{}", (revision * 7 + part) % 20);
+                    Change::Put(KeyValue {
+                        value: vec![
+                            u8::try_from(revision).unwrap();
+                            usize::try_from(random.below(3000)).unwrap()
+                        ],
+                        key,
+                        create_revision: Revision(revision),
+                        mod_revision: Revision(revision),
+                        lease: None,
+                    })
+                });
+                let changes: Vec<_> = changes.collect();
+                store.write(&[(Revision(revision), changes.clone())]).unwrap();
+                disk.0.lock().unwrap().1.push(Asked::Acknowledged(revision));
+                engine.apply(Revision(revision), changes);
+                let entries = engine.list("").entries.into_iter();
+                states.push(entries.map(|entry| (entry.key.clone(), entry)).collect());
+            }
+        }
+        let asked = std::mem::take(&mut disk.0.lock().unwrap().1);
+        let begun = asked
+            .iter()
+            .position(|asked| matches!(asked, Asked::Acknowledged(1)))
+            .unwrap();
+        // What was safe at the last sync before the cut, and what was asked after it.
+        let (mut safe, mut unsafe_since, mut acknowledged, mut cuts) = (Vec::new(), Vec::new(), 0, 0);
+        for (at, one) in asked.iter().enumerate() {
+            match one {
+                Asked::Sync => unsafe_since.drain(..).for_each(|one| make(&mut safe, one)),
+                Asked::Acknowledged(revision) => acknowledged = *revision,
+                Asked::Write(..) | Asked::Length(_) => unsafe_since.push(one),
+            }
+            if at < begun {
+                continue;
+            }
+            for keeps in [0, 60] {
+                let mut random = Random(at as u64 * 2 + keeps);
+                let mut image = safe.clone();
+                for one in &unsafe_since {
+                    if random.below(100) < keeps {
+                        let torn = match one {
+                            // A disk writes sectors whole, not pages.
+                            Asked::Write(at, data) if data.len() > 512 && random.below(4) == 0 => {
+                                Asked::Write(*at, data[..512].to_vec())
+                            }
+                            whole => (*whole).clone(),
+                        };
+                        make(&mut image, &torn);
+                    }
+                }
+                let left = Recorder(Arc::new(Mutex::new((image, Vec::new()))));
+                let (store, engine) = open(&path, &left)
+                    .unwrap_or_else(|error| panic!("cut after {at} of {}: {error}", asked.len()));
+                assert!(
+                    store.revision == acknowledged || store.revision == acknowledged + 1,
+                    "cut after {at}: {acknowledged} was acknowledged, {} is there",
+                    store.revision
+                );
+                let entries = engine.list("").entries.into_iter();
+                let entries: BTreeMap<_, _> = entries.map(|entry| (entry.key.clone(), entry)).collect();
+                assert!(
+                    entries == states[usize::try_from(store.revision).unwrap()],
+                    "cut after {at}: half of a change"
+                );
+                cuts += 1;
+            }
+        }
+        assert!(cuts > 150, "{cuts} cuts");
     }
 }

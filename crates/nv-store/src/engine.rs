@@ -18,16 +18,38 @@ const HISTORY_BYTES: usize = 16 << 20;
 const CHANGE_BYTES: usize = size_of::<Change>();
 /// Events that wait for a watcher before it is told to resync.
 const QUEUE: usize = 1024;
+/// Bytes of the changes that wait for it: one that has stopped reading must not cost more than this.
+const QUEUE_BYTES: usize = 768 << 10;
 
 /// What a transaction would do.
 #[derive(Debug)]
 pub(crate) enum Verdict {
     /// Nothing: a condition does not hold, or there is nothing to change.
     Done(CommitOutcome),
-    /// These changes, at the next revision.
-    Changes(Vec<Change>),
+    /// These changes, at this revision.
+    Changes(Revision, Vec<Change>),
     /// A lease that it names is gone.
     LeaseGone(LeaseId),
+}
+
+/// Changes that were judged and are not yet on disk: what follows them is judged as if they were made.
+#[derive(Debug, Default)]
+pub(crate) struct Pending {
+    /// The last change of each key; `None`: deleted.
+    keys: BTreeMap<String, Option<KeyValue>>,
+    revisions: u64,
+}
+
+impl Pending {
+    pub(crate) fn add(&mut self, changes: &[Change]) {
+        self.revisions += 1;
+        for change in changes {
+            match change {
+                Change::Put(entry) => self.keys.insert(entry.key.clone(), Some(entry.clone())),
+                Change::Delete { key, .. } => self.keys.insert(key.clone(), None),
+            };
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -38,6 +60,30 @@ struct Watcher {
     after: Revision,
     /// It was full: what it missed is made good by a snapshot as soon as there is room.
     lagging: bool,
+    /// Sizes of what was sent last; those at the end are of what still waits.
+    sizes: VecDeque<usize>,
+    waiting: usize,
+}
+
+impl Watcher {
+    fn send(&mut self, event: WatchEvent, size: usize) {
+        let events = self.sender.max_capacity() - self.sender.capacity();
+        while self.sizes.len() > events
+            && let Some(taken) = self.sizes.pop_front()
+        {
+            self.waiting -= taken;
+        }
+        let is_full = events > 0 && self.waiting + size > QUEUE_BYTES;
+        self.lagging = is_full
+            || matches!(
+                self.sender.try_send(event),
+                Err(mpsc::error::TrySendError::Full(_))
+            );
+        if !self.lagging {
+            self.sizes.push_back(size);
+            self.waiting += size;
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -120,10 +166,16 @@ impl Engine {
         }
     }
 
-    /// What the transaction would do at `revision`, the one after those that are under way.
-    pub(crate) fn judge(&self, txn: &Txn, revision: Revision) -> Verdict {
+    /// What the transaction would do at the next revision, after those that are pending.
+    pub(crate) fn judge(&self, txn: &Txn, pending: &Pending) -> Verdict {
+        let last = Revision(self.revision.0 + pending.revisions);
+        let revision = Revision(last.0 + 1);
+        let known = |key: &str| {
+            let pending = pending.keys.get(key).map(Option::as_ref);
+            pending.unwrap_or_else(|| self.entries.get(key))
+        };
         for condition in &txn.conditions {
-            let actual = self.entries.get(&condition.key).map(|entry| entry.mod_revision);
+            let actual = known(&condition.key).map(|entry| entry.mod_revision);
             let holds = match condition.expect {
                 Expect::Absent => actual.is_none(),
                 Expect::Present => actual.is_some(),
@@ -143,10 +195,7 @@ impl Engine {
                     if let Some(id) = lease.filter(|id| !self.leases.contains_key(id)) {
                         return Verdict::LeaseGone(id);
                     }
-                    let create_revision = self
-                        .entries
-                        .get(key)
-                        .map_or(revision, |entry| entry.create_revision);
+                    let create_revision = known(key).map_or(revision, |entry| entry.create_revision);
                     changes.push(Change::Put(KeyValue {
                         key: key.clone(),
                         value: value.clone(),
@@ -155,7 +204,7 @@ impl Engine {
                         lease: *lease,
                     }));
                 }
-                Op::Delete { key } if self.entries.contains_key(key) => {
+                Op::Delete { key } if known(key).is_some() => {
                     changes.push(Change::Delete {
                         key: key.clone(),
                         revision,
@@ -165,9 +214,9 @@ impl Engine {
             }
         }
         if changes.is_empty() {
-            return Verdict::Done(CommitOutcome::Committed(self.revision));
+            return Verdict::Done(CommitOutcome::Committed(last));
         }
-        Verdict::Changes(changes)
+        Verdict::Changes(revision, changes)
     }
 
     /// Makes changes that are safe on disk and tells the watchers.
@@ -201,14 +250,12 @@ impl Engine {
             }
             let seen = under(&changes, &watcher.prefix);
             if !seen.is_empty() {
+                let size = bytes(&seen);
                 let event = WatchEvent::Changes {
                     revision,
                     changes: seen,
                 };
-                watcher.lagging = matches!(
-                    watcher.sender.try_send(event),
-                    Err(mpsc::error::TrySendError::Full(_))
-                );
+                watcher.send(event, size);
             }
         }
         self.remember(revision, changes);
@@ -231,11 +278,17 @@ impl Engine {
     pub(crate) fn catch_up(&mut self) -> bool {
         let mut watchers = std::mem::take(&mut self.watchers);
         watchers.retain_mut(|watcher| {
+            // Only once it has read what waited, or snapshot after snapshot would wait for one that reads nothing.
+            let has_read = watcher.sender.capacity() == watcher.sender.max_capacity();
             if watcher.lagging
+                && has_read
                 && let Ok(permit) = watcher.sender.try_reserve()
             {
                 permit.send(WatchEvent::Resync(self.list(&watcher.prefix)));
                 watcher.lagging = false;
+                // The snapshot counts for nothing, or one that is large would be followed by the next.
+                watcher.sizes = VecDeque::from([0]);
+                watcher.waiting = 0;
             }
             !watcher.sender.is_closed()
         });
@@ -290,6 +343,8 @@ impl Engine {
             sender,
             after,
             lagging: false,
+            sizes: VecDeque::new(),
+            waiting: 0,
         });
         receiver
     }

@@ -20,6 +20,12 @@ pub enum StoreError {
         /// The limit.
         limit: usize,
     },
+    /// A transaction is beyond a limit of the server's own.
+    #[error("{detail}")]
+    BeyondLimit {
+        /// The limit, what was asked for, and what to do.
+        detail: String,
+    },
     /// A key that the store cannot hold.
     #[error("invalid key '{key}': {problem}")]
     InvalidKey {
@@ -54,4 +60,40 @@ pub enum StoreError {
         #[source]
         source: std::io::Error,
     },
+}
+
+impl StoreError {
+    /// The same error for another one who was refused with it.
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Self::Unavailable { detail } => Self::Unavailable {
+                detail: detail.clone(),
+            },
+            Self::TooLarge { what, size, limit } => Self::TooLarge {
+                what: what.clone(),
+                size: *size,
+                limit: *limit,
+            },
+            Self::BeyondLimit { detail } => Self::BeyondLimit {
+                detail: detail.clone(),
+            },
+            Self::InvalidKey { key, problem } => Self::InvalidKey {
+                key: key.clone(),
+                problem,
+            },
+            Self::LeaseGone(id) => Self::LeaseGone(*id),
+            Self::Denied { key } => Self::Denied { key: key.clone() },
+            Self::Corrupt { path, detail } => Self::Corrupt {
+                path: path.clone(),
+                detail: detail.clone(),
+            },
+            Self::Io { action, source } => Self::Io {
+                action: action.clone(),
+                source: source.raw_os_error().map_or_else(
+                    || std::io::Error::new(source.kind(), source.to_string()),
+                    std::io::Error::from_raw_os_error,
+                ),
+            },
+        }
+    }
 }

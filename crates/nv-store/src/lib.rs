@@ -80,7 +80,7 @@ pub trait KvStore: Send + Sync + 'static {
     /// Applies all operations at one new revision if every condition holds, else nothing.
     ///
     /// # Errors
-    /// [`StoreError::TooLarge`], [`StoreError::InvalidKey`], [`StoreError::Unavailable`]. A condition that does not
+    /// [`StoreError::TooLarge`], [`StoreError::BeyondLimit`], [`StoreError::InvalidKey`], [`StoreError::Unavailable`]. A condition that does not
     /// hold is no error: see [`CommitOutcome::Conflict`].
     async fn commit(&self, txn: Txn) -> Result<CommitOutcome, StoreError>;
 

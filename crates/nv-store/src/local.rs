@@ -12,14 +12,16 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::check::check;
 use crate::disk::Disk;
-use crate::engine::{Engine, Verdict};
+use crate::engine::{Engine, Pending, Verdict};
 use crate::types::{Change, CommitOutcome, KeyValue, Lease, LeaseId, Listing, Op, Txn, WatchStream};
 use crate::{KvStore, StoreError};
 
 /// Requests that wait for the writer.
 const QUEUE: usize = 1024;
-/// Requests that are served between two looks at leases and slow watchers.
+/// Requests that are served between two looks at leases and slow watchers, and so the most that share one sync of the file.
 const BATCH: usize = 64;
+/// Changes of commits that share a sync: one that is large does not make many wait.
+const BATCH_CHANGES: usize = 2048;
 /// How often slow watchers are looked at.
 const CATCH_UP: Duration = Duration::from_millis(20);
 /// Longest sleep of the writer.
@@ -164,12 +166,17 @@ struct Writer {
     disk: Option<Disk>,
 }
 
-/// A commit that was made in the file's open transaction and waits for its sync.
-struct Made {
-    revision: Revision,
-    changes: Vec<Change>,
-    answer: oneshot::Sender<Result<CommitOutcome, StoreError>>,
+/// Commits that were judged and wait for one sync of the file.
+#[derive(Default)]
+struct Batch {
+    pending: Pending,
+    changes: Vec<(Revision, Vec<Change>)>,
+    count: usize,
+    /// Also those that changed nothing: what they were told may rest on a change that waits.
+    answers: Vec<(Result<CommitOutcome, StoreError>, Answer)>,
 }
+
+type Answer = oneshot::Sender<Result<CommitOutcome, StoreError>>;
 
 impl Writer {
     fn run(&mut self, requests: &std_mpsc::Receiver<Request>) {
@@ -191,64 +198,78 @@ impl Writer {
             .map_or(IDLE, |end| end.saturating_duration_since(Instant::now()))
     }
 
-    /// Serves a request and those that wait behind it.
+    /// Serves a request and those that wait behind it. Commits share a sync.
     fn serve(&mut self, first: Request, requests: &std_mpsc::Receiver<Request>) {
         let mut next = Some(first);
+        let mut batch = Batch::default();
         for _ in 0..BATCH {
             match next.take().or_else(|| requests.try_recv().ok()) {
-                Some(Request::Commit(txn, answer)) => self.commit(&txn, answer),
+                Some(Request::Commit(txn, answer)) => self.judge(&mut batch, &txn, answer),
                 Some(Request::Grant(ttl, answer)) => {
+                    self.make(std::mem::take(&mut batch));
                     let _ = answer.send(self.grant(ttl));
                 }
                 Some(Request::Revoke(id, answer)) => {
+                    self.make(std::mem::take(&mut batch));
                     let _ = answer.send(self.revoke(id));
                 }
-                None => return,
+                None => break,
+            }
+            if batch.count >= BATCH_CHANGES {
+                self.make(std::mem::take(&mut batch));
             }
         }
+        self.make(batch);
     }
 
     /// After a write that failed, the file is opened anew before anything else is asked of it.
     fn recover(&mut self) -> Result<(), StoreError> {
         let Some(disk) = &mut self.disk else { return Ok(()) };
-        if let Some((revision, changes)) = disk.recover()? {
+        for (revision, changes) in disk.recover()? {
             lock(&self.engine).apply(revision, changes);
         }
         Ok(())
     }
 
-    fn commit(&mut self, txn: &Txn, answer: oneshot::Sender<Result<CommitOutcome, StoreError>>) {
-        if let Err(error) = self.recover() {
+    fn judge(&mut self, batch: &mut Batch, txn: &Txn, answer: Answer) {
+        if batch.answers.is_empty()
+            && let Err(error) = self.recover()
+        {
             let _ = answer.send(Err(error));
             return;
         }
-        let revision = Revision(lock(&self.engine).revision().0 + 1);
-        let verdict = lock(&self.engine).judge(txn, revision);
-        match verdict {
-            Verdict::Done(outcome) => {
-                let _ = answer.send(Ok(outcome));
+        let verdict = lock(&self.engine).judge(txn, &batch.pending);
+        let outcome = match verdict {
+            Verdict::Done(outcome) => Ok(outcome),
+            Verdict::LeaseGone(id) => Err(StoreError::LeaseGone(id.0)),
+            Verdict::Changes(revision, changes) => {
+                batch.pending.add(&changes);
+                batch.count += changes.len();
+                batch.changes.push((revision, changes));
+                Ok(CommitOutcome::Committed(revision))
             }
-            Verdict::LeaseGone(id) => {
-                let _ = answer.send(Err(StoreError::LeaseGone(id.0)));
-            }
-            Verdict::Changes(changes) => self.make(Made {
-                revision,
-                changes,
-                answer,
-            }),
-        }
+        };
+        batch.answers.push((outcome, answer));
     }
 
-    /// On disk first, then in memory and to the watchers, then to whoever asked.
-    fn make(&mut self, made: Made) {
-        if let Some(disk) = &mut self.disk
-            && let Err(error) = disk.write(made.revision, &made.changes)
-        {
-            let _ = made.answer.send(Err(error));
+    /// On disk first, then in memory and to the watchers, then to those who asked.
+    fn make(&mut self, batch: Batch) {
+        let written = match &mut self.disk {
+            Some(disk) if !batch.changes.is_empty() => disk.write(&batch.changes),
+            _ => Ok(()),
+        };
+        if let Err(error) = written {
+            for (_, answer) in batch.answers {
+                let _ = answer.send(Err(error.again()));
+            }
             return;
         }
-        lock(&self.engine).apply(made.revision, made.changes);
-        let _ = made.answer.send(Ok(CommitOutcome::Committed(made.revision)));
+        for (revision, changes) in batch.changes {
+            lock(&self.engine).apply(revision, changes);
+        }
+        for (outcome, answer) in batch.answers {
+            let _ = answer.send(outcome);
+        }
     }
 
     fn grant(&mut self, ttl: Duration) -> Result<Lease, StoreError> {
@@ -267,13 +288,14 @@ impl Writer {
             conditions: Vec::new(),
             ops: keys.into_iter().map(|key| Op::Delete { key }).collect(),
         };
-        let revision = Revision(lock(&self.engine).revision().0 + 1);
-        let verdict = lock(&self.engine).judge(&txn, revision);
-        if let Verdict::Changes(changes) = verdict {
+        let verdict = lock(&self.engine).judge(&txn, &Pending::default());
+        if let Verdict::Changes(revision, changes) = verdict {
+            let mut made = [(revision, changes)];
             if let Some(disk) = &mut self.disk {
-                disk.write(revision, &changes)?;
+                disk.write(&made)?;
             }
-            lock(&self.engine).apply(revision, changes);
+            let [(_, changes)] = &mut made;
+            lock(&self.engine).apply(revision, std::mem::take(changes));
         }
         if let Some(disk) = &mut self.disk {
             disk.write_lease(id, None)?;

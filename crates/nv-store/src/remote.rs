@@ -67,6 +67,8 @@ impl<T: KvStore + Clone> KvStore for RemoteStore<T> {
 async fn follow<T: KvStore>(transport: T, prefix: String, from: Revision, sender: mpsc::Sender<WatchEvent>) {
     let mut next = from;
     let mut pause = FIRST_PAUSE;
+    // One word for one outage.
+    let mut is_away = false;
     while !sender.is_closed() {
         match transport.watch(&prefix, next).await {
             Ok(mut stream) => loop {
@@ -84,12 +86,16 @@ async fn follow<T: KvStore>(transport: T, prefix: String, from: Revision, sender
                 }
                 next = Revision(seen.0 + 1);
                 pause = FIRST_PAUSE;
+                is_away = false;
             },
             Err(error @ (StoreError::Denied { .. } | StoreError::InvalidKey { .. })) => {
                 tracing::error!(prefix, %error, "watch refused");
                 return;
             }
-            Err(error) => tracing::debug!(prefix, %error, "watch broken, trying again"),
+            Err(error) if !std::mem::replace(&mut is_away, true) => {
+                tracing::warn!(prefix, %error, "the store cannot be watched, trying again and again");
+            }
+            Err(error) => tracing::debug!(prefix, %error, "the store cannot be watched yet"),
         }
         tokio::select! {
             () = tokio::time::sleep(jittered(pause)) => {}

@@ -2,7 +2,7 @@
 //! gone when it is dropped.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -29,6 +29,15 @@ pub struct Security {
     pub token: String,
 }
 
+/// Where a server runs.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Name of a network namespace; `None`: that of the caller.
+    pub netns: Option<String>,
+    /// Its address there.
+    pub address: IpAddr,
+}
+
 /// One server or several that make a cluster.
 #[derive(Debug)]
 pub struct Servers {
@@ -42,6 +51,7 @@ pub struct Servers {
 struct Node {
     program: PathBuf,
     arguments: Vec<String>,
+    place: Place,
     port: u16,
     child: Option<Child>,
 }
@@ -68,6 +78,18 @@ impl Servers {
     /// # Errors
     /// When a folder, a port or a process cannot be had.
     pub fn start(kind: Kind, count: usize, security: Option<&Security>) -> io::Result<Option<Self>> {
+        let loopback = Place {
+            netns: None,
+            address: Ipv4Addr::LOCALHOST.into(),
+        };
+        Self::start_at(kind, &vec![loopback; count], security)
+    }
+
+    /// Starts one server at each of these places. The caller must be where it reaches them.
+    ///
+    /// # Errors
+    /// As [`Servers::start`].
+    pub fn start_at(kind: Kind, places: &[Place], security: Option<&Security>) -> io::Result<Option<Self>> {
         let Some(program) = program(kind) else {
             return Ok(None);
         };
@@ -79,30 +101,35 @@ impl Servers {
             secure: security.is_some(),
         };
         let commands = match kind {
-            Kind::Consul => servers.consul(count, security)?,
-            Kind::Etcd => servers.etcd(count, security)?,
+            Kind::Consul => servers.consul(places, security)?,
+            Kind::Etcd => servers.etcd(places, security)?,
         };
-        for (port, arguments) in commands {
+        for ((port, arguments), place) in commands.into_iter().zip(places) {
             servers.nodes.push(Node {
                 program: program.clone(),
                 arguments,
+                place: place.clone(),
                 port,
                 child: None,
             });
         }
-        for node in 0..count {
+        for node in 0..places.len() {
             servers.start_again(node)?;
         }
         Ok(Some(servers))
     }
 
-    fn consul(&self, count: usize, security: Option<&Security>) -> io::Result<Vec<(u16, Vec<String>)>> {
+    fn consul(&self, places: &[Place], security: Option<&Security>) -> io::Result<Vec<(u16, Vec<String>)>> {
+        let count = places.len();
         let ports = free_ports(count * 3)?;
-        let join: Vec<String> = (0..count)
-            .map(|n| format!("\"127.0.0.1:{}\"", ports[n * 3 + 1]))
+        let join: Vec<String> = places
+            .iter()
+            .enumerate()
+            .map(|(n, place)| format!("\"{}:{}\"", place.address, ports[n * 3 + 1]))
             .collect();
         let mut commands = Vec::new();
-        for n in 0..count {
+        for (n, place) in places.iter().enumerate() {
+            let address = place.address;
             let [api, serf, rpc] = [ports[n * 3], ports[n * 3 + 1], ports[n * 3 + 2]];
             let data = self.data(n);
             let (http, https) = if security.is_some() {
@@ -121,7 +148,7 @@ impl Servers {
                 )
             });
             let config = format!(
-                r#"{{"server":true,"bootstrap_expect":{count},"node_name":"n{n}","data_dir":"{}","bind_addr":"127.0.0.1","client_addr":"127.0.0.1",
+                r#"{{"server":true,"bootstrap_expect":{count},"node_name":"n{n}","data_dir":"{}","bind_addr":"{address}","client_addr":"{address}",
                 "retry_join":[{}],"retry_interval":"1s","disable_update_check":true,"log_level":"warn",{secure}
                 "ports":{{"http":{http},"https":{https},"dns":-1,"grpc":-1,"serf_wan":-1,"serf_lan":{serf},"server":{rpc}}},
                 "performance":{{"raft_multiplier":1}},"skip_leave_on_interrupt":true,"leave_on_terminate":false}}"#,
@@ -138,16 +165,16 @@ impl Servers {
         Ok(commands)
     }
 
-    fn etcd(&self, count: usize, security: Option<&Security>) -> io::Result<Vec<(u16, Vec<String>)>> {
-        let ports = free_ports(count * 2)?;
+    fn etcd(&self, places: &[Place], security: Option<&Security>) -> io::Result<Vec<(u16, Vec<String>)>> {
+        let ports = free_ports(places.len() * 2)?;
         let scheme = if security.is_some() { "https" } else { "http" };
-        let all: Vec<String> = (0..count)
-            .map(|n| format!("n{n}={scheme}://127.0.0.1:{}", ports[n * 2 + 1]))
+        let url = |n: usize, port: u16| format!("{scheme}://{}:{port}", places[n].address);
+        let all: Vec<String> = (0..places.len())
+            .map(|n| format!("n{n}={}", url(n, ports[n * 2 + 1])))
             .collect();
         let mut commands = Vec::new();
-        for n in 0..count {
-            let client = format!("{scheme}://127.0.0.1:{}", ports[n * 2]);
-            let peer = format!("{scheme}://127.0.0.1:{}", ports[n * 2 + 1]);
+        for n in 0..places.len() {
+            let (client, peer) = (url(n, ports[n * 2]), url(n, ports[n * 2 + 1]));
             let mut arguments = vec![
                 format!("--name=n{n}"),
                 format!("--data-dir={}", self.data(n).display()),
@@ -187,7 +214,7 @@ impl Servers {
         let scheme = if self.secure { "https" } else { "http" };
         self.nodes
             .iter()
-            .map(|node| format!("{scheme}://127.0.0.1:{}", node.port))
+            .map(|node| format!("{scheme}://{}:{}", node.place.address, node.port))
             .collect()
     }
 
@@ -201,7 +228,16 @@ impl Servers {
             .append(true)
             .open(self.folder.join(format!("log{node}")))?;
         let node = &mut self.nodes[node];
-        let child = Command::new(&node.program)
+        let mut command = match &node.place.netns {
+            // It becomes the server itself, so that signals reach it.
+            Some(netns) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", netns]).arg(&node.program);
+                command
+            }
+            None => Command::new(&node.program),
+        };
+        let child = command
             .args(&node.arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -275,7 +311,7 @@ impl Servers {
     /// # Errors
     /// When it does not answer, or answers otherwise than with 200.
     pub fn http(&self, node: usize, method: &str, path: &str, body: &[u8]) -> io::Result<Vec<u8>> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.nodes[node].port))?;
+        let mut stream = TcpStream::connect((self.nodes[node].place.address, self.nodes[node].port))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         write!(
             stream,

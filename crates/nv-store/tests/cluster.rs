@@ -13,8 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use nv_lab::{HostSpec, Lab};
 use nv_store::history::{Acknowledged, Seen};
-use nv_store::testing::{Kind, Security, Servers, until};
+use nv_store::testing::{Kind, Place, Security, Servers, until};
 use nv_store::{
     Change, CommitOutcome, ConsulOptions, ConsulStore, EtcdOptions, EtcdStore, Expect, KvStore, StoreError,
     TlsOptions, Txn, WatchEvent, conformance, history,
@@ -401,6 +402,82 @@ fn consul_loses_its_leader_and_no_watcher_misses_anything() {
 #[test]
 fn etcd_loses_its_leader_and_no_watcher_misses_anything() {
     leader_lost("etcd_loses_its_leader_and_no_watcher_misses_anything", Kind::Etcd);
+}
+
+/// The leader's host is cut off from the network, and from those who write: the others elect, and it comes back with what it never knew.
+fn cut_apart(test: &str, kind: Kind) {
+    if !nix::unistd::geteuid().is_root() || nv_store::testing::program(kind).is_none() {
+        assert!(
+            kind == Kind::Consul || std::env::var_os("CI").is_none(),
+            "{test} needs root and {kind:?}"
+        );
+        eprintln!("SKIPPED {test}: it needs root and {kind:?}");
+        return;
+    }
+    let tag = format!("nvs{}", std::process::id() % 100_000);
+    let net = if kind == Kind::Etcd { 231 } else { 232 };
+    let hosts: Vec<_> = (0..4)
+        .map(|number| HostSpec::new(format!("{tag}-{number}"), net, number + 2))
+        .collect();
+    let lab = Lab::create(&tag, &hosts).unwrap();
+    let places: Vec<_> = hosts[..3]
+        .iter()
+        .map(|host| Place {
+            netns: Some(host.name.clone()),
+            address: host.v4.into(),
+        })
+        .collect();
+    let name = test.to_owned();
+    // Whoever writes and watches is on a host of its own.
+    let run = move || {
+        let servers = Servers::start_at(kind, &places, None).unwrap().unwrap();
+        let link = |host: usize, state: &str| {
+            let netns = places[host].netns.clone().unwrap();
+            let set = ["netns", "exec", &netns, "ip", "link", "set", "eth0", state];
+            let done = std::process::Command::new("ip").args(set).status().unwrap();
+            assert!(done.success());
+        };
+        block_on(async {
+            let mut urls = servers.urls();
+            let leader = until(PATIENCE, || async { servers.leader().ok_or(()) })
+                .await
+                .unwrap();
+            // One store is with the leader when it is cut off. The other one is with those that go on, and sees every revision, also of
+            // writes whose answer was lost.
+            urls.swap(0, leader);
+            let store = connect(kind, &urls, "nv", None).await;
+            let other = connect(kind, &urls[1..], "nv", None).await;
+            let run = Run::start(&store, &[other]);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            link(leader, "down");
+            let begun = Instant::now();
+            until(PATIENCE, || store.commit(Txn::new().put("k0", *b"after the cut")))
+                .await
+                .unwrap();
+            let back = begun.elapsed();
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            link(leader, "up");
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let (report, refused) = run.end().await;
+            println!("{name}: {report:?}, {refused} refused, writable {back:?} after the cut");
+            assert!(report.acknowledged > 100, "{report:?}");
+            assert!(
+                back < Duration::from_secs(15),
+                "{back:?} until it could be written again"
+            );
+        });
+    };
+    lab.host(&hosts[3].name).unwrap().run(run).unwrap();
+}
+
+#[test]
+fn etcd_is_cut_apart_and_no_watcher_misses_anything() {
+    cut_apart("etcd_is_cut_apart_and_no_watcher_misses_anything", Kind::Etcd);
+}
+
+#[test]
+fn consul_is_cut_apart_and_no_watcher_misses_anything() {
+    cut_apart("consul_is_cut_apart_and_no_watcher_misses_anything", Kind::Consul);
 }
 
 /// A store whose connection to etcd is stopped while etcd forgets what it would ask for.

@@ -304,10 +304,11 @@ impl Http {
         let text: String = String::from_utf8_lossy(body).trim().chars().take(300).collect();
         match status {
             StatusCode::FORBIDDEN => StoreError::Denied { key: key.to_owned() },
-            StatusCode::PAYLOAD_TOO_LARGE => StoreError::TooLarge {
-                what: format!("transaction ({text})"),
-                size: 0,
-                limit: super::MAX_BODY,
+            StatusCode::PAYLOAD_TOO_LARGE => StoreError::BeyondLimit {
+                detail: format!(
+                    "Consul takes some {} KiB in one transaction, and this change is larger ({text}): make it in smaller ones",
+                    super::MAX_BODY / 1024
+                ),
             },
             _ => {
                 self.rotate();

@@ -266,13 +266,12 @@ impl Server {
             Op::Delete { key } => Kv::delete(self.data(key)),
         }));
         if ops.len() > MAX_CONSUL_OPS {
-            return Err(StoreError::TooLarge {
-                what: format!(
-                    "a transaction on Consul cannot be made in parts; apply the change in smaller ones, or fill the store with 'nv-controller store import': the number of its operations and conditions ({} of them nv's own)",
-                    ops.len() - txn.ops.len() - txn.conditions.len()
+            let (all, own) = (ops.len(), ops.len() - txn.ops.len() - txn.conditions.len());
+            return Err(StoreError::BeyondLimit {
+                detail: format!(
+                    "Consul takes {MAX_CONSUL_OPS} operations and conditions in one transaction, and this change needs {all}, {own} of them nv's own: \
+                     make it in smaller ones, or fill the store with 'nv-controller store import'"
                 ),
-                size: ops.len(),
-                limit: MAX_CONSUL_OPS,
             });
         }
         match self.http.txn(&ops).await? {

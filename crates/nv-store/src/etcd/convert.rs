@@ -111,16 +111,16 @@ pub(super) fn error(status: &Status, key: &str) -> StoreError {
     match status.code() {
         Code::NotFound => StoreError::LeaseGone(0),
         Code::PermissionDenied => StoreError::Denied { key: key.to_owned() },
-        Code::InvalidArgument if text.contains("too many operations") => StoreError::TooLarge {
-            what: format!("{key}: etcd was started with too small a --max-txn-ops ({text}); number"),
-            size: 0,
-            limit: 0,
+        Code::InvalidArgument if text.contains("too many operations") => StoreError::BeyondLimit {
+            detail: format!(
+                "{key}: more operations than etcd takes at once ({text}): start it with a larger --max-txn-ops, or make smaller changes"
+            ),
         },
         Code::InvalidArgument | Code::ResourceExhausted if text.contains("too large") => {
-            StoreError::TooLarge {
-                what: format!("{key}: etcd was started with too small a --max-request-bytes ({text}); size"),
-                size: 0,
-                limit: 0,
+            StoreError::BeyondLimit {
+                detail: format!(
+                    "{key}: more than etcd takes at once ({text}): start it with a larger --max-request-bytes, or make smaller changes"
+                ),
             }
         }
         _ => StoreError::Unavailable {
