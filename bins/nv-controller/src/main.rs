@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nv_controller::maintenance::StoreCommand;
 use nv_controller::{Cli, Command, Config};
 use tokio_util::sync::CancellationToken;
@@ -68,7 +69,17 @@ async fn maintain(config: &Config, command: &StoreCommand) -> anyhow::Result<Str
     nv_controller::maintenance::run(config, command).await
 }
 
+/// Each agent and each user is an open file: as many as the system lets this process have.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
 async fn serve(config: Config) -> anyhow::Result<()> {
+    raise_file_limit();
     let shutdown = CancellationToken::new();
     let handle = nv_controller::start(config, shutdown.clone()).await?;
     if let Some(password) = handle.admin_password() {

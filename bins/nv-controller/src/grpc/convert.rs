@@ -114,7 +114,9 @@ pub(super) fn status(error: StoreError) -> Status {
     let text = error.to_string();
     match error {
         StoreError::Unavailable { .. } => Status::unavailable(text),
-        StoreError::TooLarge { .. } | StoreError::InvalidKey { .. } => Status::invalid_argument(text),
+        StoreError::TooLarge { .. } | StoreError::BeyondLimit { .. } | StoreError::InvalidKey { .. } => {
+            Status::invalid_argument(text)
+        }
         StoreError::LeaseGone(_) => Status::not_found(text),
         StoreError::Denied { .. } => Status::permission_denied(text),
         _ => Status::internal(text),

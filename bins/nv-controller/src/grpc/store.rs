@@ -11,6 +11,7 @@ use nv_api::grpc::{
 };
 use nv_store::{Change, LeaseId, Listing, Op, Txn, WatchEvent, WatchStream};
 use nv_types::{NodeId, Revision};
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
@@ -20,12 +21,17 @@ use crate::engine::{Engine, agent_may_read, agent_may_write};
 
 const SHORTEST_LEASE: Duration = Duration::from_secs(1);
 const LONGEST_LEASE: Duration = Duration::from_secs(3600);
+/// Snapshots that are on their way at once. Each is a copy of everything, and after a start all agents want one at the same time.
+const SNAPSHOTS: usize = 4;
+/// Longest time that an agent which is slow to take its snapshot keeps the others waiting for theirs.
+const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Serves [`Store`].
 #[derive(Debug, Clone)]
 pub(crate) struct StoreService {
     engine: Arc<Engine>,
     leases: Arc<Leases>,
+    snapshots: Arc<Semaphore>,
     /// Ends watches, which never end by themselves: an agent's would keep a controller that stops, and its store, open.
     shutdown: CancellationToken,
 }
@@ -35,6 +41,7 @@ impl StoreService {
         Self {
             engine,
             leases: Arc::default(),
+            snapshots: Arc::new(Semaphore::new(SNAPSHOTS)),
             shutdown,
         }
     }
@@ -97,12 +104,58 @@ fn visible(event: WatchEvent) -> Option<WatchEvent> {
     }
 }
 
-fn stream(events: WatchStream) -> WatchReplies {
-    Box::pin(futures::stream::unfold(events, |mut events| async {
+/// What one watch sends.
+struct Sending {
+    first: Option<WatchEvent>,
+    events: WatchStream,
+    /// There while a snapshot is on its way.
+    on_its_way: Option<oneshot::Sender<()>>,
+}
+
+impl Sending {
+    async fn next(&mut self) -> Option<WatchEvent> {
+        if let Some(first) = self.first.take() {
+            return Some(first);
+        }
+        // The transport asks for the next message when there is room for it again: the one before is out.
+        self.on_its_way = None;
+        self.events.recv().await
+    }
+}
+
+/// Begins a watch, when it is its turn for a snapshot.
+async fn begin(
+    engine: Arc<Engine>,
+    snapshots: Arc<Semaphore>,
+    request: WatchRequest,
+) -> Result<Sending, Status> {
+    let room = snapshots.acquire_owned().await;
+    let room = room.map_err(|_closed| Status::unavailable("the controller stops"))?;
+    let from = engine.resumable(Revision(request.from));
+    let watch = engine.store().watch(&request.prefix, from);
+    let mut events = watch.await.map_err(convert::status)?;
+    let first = events.try_recv().ok();
+    let on_its_way = matches!(first, Some(WatchEvent::Resync(_))).then(|| {
+        let (on_its_way, sent) = oneshot::channel();
+        tokio::spawn(async move {
+            let _sent_or_gone = tokio::time::timeout(SNAPSHOT_PATIENCE, sent).await;
+            drop(room);
+        });
+        on_its_way
+    });
+    Ok(Sending {
+        first,
+        events,
+        on_its_way,
+    })
+}
+
+fn stream(sending: Sending) -> WatchReplies {
+    Box::pin(futures::stream::unfold(sending, |mut sending| async {
         loop {
-            let event = events.recv().await?;
+            let event = sending.next().await?;
             if let Some(event) = visible(event) {
-                return Some((Ok(convert::event(event)), events));
+                return Some((Ok(convert::event(event)), sending));
             }
         }
     }))
@@ -150,14 +203,14 @@ impl Store for StoreService {
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<WatchReplies>, Status> {
         self.engine.heard(&caller(&request)?);
         let request = request.into_inner();
-        let events = self
-            .engine
-            .store()
-            .watch(&request.prefix, self.engine.resumable(Revision(request.from)))
-            .await
-            .map_err(convert::status)?;
+        let begin = begin(Arc::clone(&self.engine), Arc::clone(&self.snapshots), request);
+        // The answer's head goes out at once: whoever waits for a snapshot knows that the controller is there.
+        let replies = futures::stream::once(begin).map(|begun| match begun {
+            Ok(sending) => stream(sending),
+            Err(status) => Box::pin(futures::stream::once(std::future::ready(Err(status)))),
+        });
         let shutdown = self.shutdown.clone().cancelled_owned();
-        Ok(Response::new(Box::pin(stream(events).take_until(shutdown))))
+        Ok(Response::new(Box::pin(replies.flatten().take_until(shutdown))))
     }
 
     async fn lease_grant(

@@ -1,5 +1,7 @@
 //! Refusals in NeuVector's error object.
 
+use std::io;
+
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -82,9 +84,18 @@ impl From<EngineError> for ApiError {
             EngineError::Store(ref store) => {
                 tracing::error!(%error, "the store could not be read or changed");
                 let status = match store {
-                    StoreError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+                    StoreError::TooLarge { .. } | StoreError::BeyondLimit { .. } => {
+                        StatusCode::PAYLOAD_TOO_LARGE
+                    }
                     StoreError::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
-                    StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                    StoreError::Io { source, .. }
+                        if matches!(
+                            source.kind(),
+                            io::ErrorKind::StorageFull
+                                | io::ErrorKind::QuotaExceeded
+                                | io::ErrorKind::ReadOnlyFilesystem
+                        ) =>
+                    {
                         StatusCode::INSUFFICIENT_STORAGE
                     }
                     _ => StatusCode::INTERNAL_SERVER_ERROR,
