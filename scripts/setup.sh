@@ -88,6 +88,9 @@ CONF
 }
 consul || echo "setup: Consul is not to be had from this system's mirror; its tests are skipped by name" >&2
 
+# A wall clock that jumps, for the tests of the controller.
+install faketime
+
 # What captures are held against: libpcap's own filter compiler, and the readers that users open files with.
 install tcpdump tshark wireshark-common
 

@@ -10,6 +10,7 @@ use nv_api::grpc::{JoinRequest, enroll_client::EnrollClient};
 use nv_types::NodeId;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity, ServerTlsConfig};
 
+use crate::clock;
 use crate::config::Credentials;
 use crate::controllers::Controllers;
 
@@ -99,7 +100,11 @@ impl Pems {
             .endpoint(tls)?
             .connect_with_connector(controllers.connector())
             .await
-            .with_context(|| format!("the controller at {controller} does not answer"))?;
+            .map_err(|error| {
+                let hint = clock::hint(&error);
+                let context = format!("the controller at {controller} does not answer{hint}");
+                anyhow::Error::new(error).context(context)
+            })?;
         let request = JoinRequest {
             token: token.trim().to_owned(),
             node: node.to_string(),

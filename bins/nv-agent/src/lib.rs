@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod captures;
+mod clock;
 mod config;
 mod controllers;
 mod credentials;

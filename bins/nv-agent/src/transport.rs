@@ -43,7 +43,7 @@ fn error(status: &Status, key: &str) -> StoreError {
             problem: "the controller refused it",
         },
         _ => StoreError::Unavailable {
-            detail: status.message().to_owned(),
+            detail: format!("{}{}", status.message(), crate::clock::hint(status)),
         },
     }
 }

@@ -95,7 +95,8 @@ impl Uplink {
                 Err(
                     error @ (StoreError::Denied { .. }
                     | StoreError::InvalidKey { .. }
-                    | StoreError::TooLarge { .. }),
+                    | StoreError::TooLarge { .. }
+                    | StoreError::BeyondLimit { .. }),
                 ) => {
                     tracing::error!(%error, keys = ?batch.keys().collect::<Vec<_>>(), "the controller refused this node's keys");
                 }

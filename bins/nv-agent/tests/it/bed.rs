@@ -139,6 +139,41 @@ impl Controller {
         self.call("POST", "/v1/group", Some(&group)).await.1
     }
 
+    /// So many changes by another node's agent: its workloads, again and again.
+    pub(crate) async fn churn(&self, node: &NodeId, count: usize) {
+        use nv_api::grpc::{CommitRequest, Op, Put, op, store_client::StoreClient};
+        use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+        let identity = self.handle().agent_identity(node).unwrap();
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(&identity.ca_pem))
+            .identity(Identity::from_pem(&identity.certificate_pem, &identity.key_pem))
+            .domain_name(nv_api::CONTROLLER_NAME);
+        let endpoint = Endpoint::from_shared(format!("https://{}", self.grpc)).unwrap();
+        let channel = endpoint.tls_config(tls).unwrap().connect().await.unwrap();
+        let write = |writer: usize| {
+            let mut store = StoreClient::new(channel.clone());
+            async move {
+                for number in 0..count / 32 {
+                    let id = format!("w{writer}-{}", number % 8).parse().unwrap();
+                    let mut workload = nv_types::Workload::new(id, node.clone(), "elsewhere");
+                    workload.labels.insert("number".into(), number.to_string());
+                    let key = nv_types::keys::workload(node, &workload.id);
+                    let put = Put {
+                        value: nv_policy::encode(&key, &workload).unwrap(),
+                        key,
+                        lease: 0,
+                    };
+                    let ops = vec![Op {
+                        op: Some(op::Op::Put(put)),
+                    }];
+                    let conditions = Vec::new();
+                    store.commit(CommitRequest { conditions, ops }).await.unwrap();
+                }
+            }
+        };
+        futures::future::join_all((0..32).map(write)).await;
+    }
+
     /// The node as REST shows it.
     pub(crate) async fn node(&self, name: &str) -> Option<Value> {
         let nodes = self.get("/v1/node").await;
@@ -286,6 +321,17 @@ pub(crate) struct Program {
 
 impl Program {
     pub(crate) fn start(node: &NodeId, folder: &Path, controller: SocketAddr, more: &[&str]) -> Self {
+        Self::start_with(node, folder, controller, more, &[])
+    }
+
+    /// With these variables in its environment.
+    pub(crate) fn start_with(
+        node: &NodeId,
+        folder: &Path,
+        controller: SocketAddr,
+        more: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_nv-agent"))
             .args(["--datapath", "software", "--docker", "off", "--netns", "off"])
             .args(["--listen", "127.0.0.1:0", "--node", node.as_str()])
@@ -295,6 +341,7 @@ impl Program {
             .arg("--hook-socket")
             .arg(folder.with_extension("sock"))
             .args(more)
+            .envs(variables.iter().copied())
             .env_remove("RUST_LOG")
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())

@@ -102,3 +102,56 @@ async fn what_is_missing_for_a_join_is_named() {
     let agent = Program::start(&node(), &data, controller.grpc, &options);
     agent.says("joined").await;
 }
+
+/// The library that stands between a program and its clock.
+fn faketime() -> Option<String> {
+    let folders = std::fs::read_dir("/usr/lib").ok()?;
+    let files = folders.filter_map(|folder| Some(folder.ok()?.path().join("faketime/libfaketimeMT.so.1")));
+    let found = files.into_iter().find(|path| path.exists())?;
+    Some(found.to_str()?.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_is_over_or_not_yet_good_is_refused_and_the_clock_is_named() {
+    let Some(library) = faketime() else {
+        assert!(std::env::var_os("CI").is_none(), "libfaketime is not installed");
+        eprintln!("SKIPPED a_certificate_that_is_over: libfaketime is not installed");
+        return;
+    };
+    let controller = Controller::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (data, token_file) = (folder.path().join("data"), folder.path().join("token"));
+    std::fs::write(&token_file, controller.join_token(&node())).unwrap();
+    let ca = controller.folder.path().join("ca.pem");
+    let options = [
+        "--join-token-file",
+        token_file.to_str().unwrap(),
+        "--ca",
+        ca.to_str().unwrap(),
+    ];
+    let at = |clock: &'static str| {
+        [
+            ("LD_PRELOAD", library.as_str()),
+            ("FAKETIME", clock),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+            ("DONT_FAKE_MONOTONIC", "1"),
+        ]
+    };
+    // The controller's certificate is good for two years.
+    for clock in ["+1000d", "-20000d"] {
+        let mut agent = Program::start_with(&node(), &data, controller.grpc, &options, &at(clock));
+        assert_eq!(agent.ends().await.code(), Some(1));
+        assert!(
+            agent.said().contains("is the clock right"),
+            "{clock}: {}",
+            agent.said()
+        );
+    }
+    let mut agent = Program::start(&node(), &data, controller.grpc, &options);
+    agent.says("joined").await;
+    agent.kill();
+    // One that has joined goes on trying, and says why.
+    let agent = Program::start_with(&node(), &data, controller.grpc, &[], &at("+1000d"));
+    agent.says("is the clock right").await;
+    assert!(agent.said().contains("cannot be watched"), "{}", agent.said());
+}
