@@ -208,29 +208,31 @@ fn main() {
         cancel.cancel();
 
         let figures = [
-            ("docker_list_inspect_1000_s", docker),
-            ("cri_list_inspect_1000_s", cri),
-            ("event_to_consumer_p50_ms", median),
-            ("event_to_consumer_p99_ms", slowest),
-            ("events_5000_per_s_lost", f64::from(u32::try_from(lost).unwrap())),
-            ("events_5000_per_s_last_after_ms", late),
-            ("outages", f64::from(u32::try_from(stats.outages()).unwrap())),
+            ("docker_list_inspect_1000_s", docker, "s", 1),
+            ("cri_list_inspect_1000_s", cri, "s", 1),
+            ("event_to_consumer_p50_ms", median, "ms", LATENCIES),
+            ("event_to_consumer_p99_ms", slowest, "ms", LATENCIES),
+            (
+                "events_5000_per_s_lost",
+                f64::from(u32::try_from(lost).unwrap()),
+                "events",
+                1,
+            ),
+            ("events_5000_per_s_last_after_ms", late, "ms", 1),
+            (
+                "outages",
+                f64::from(u32::try_from(stats.outages()).unwrap()),
+                "outages",
+                1,
+            ),
         ];
-        let mut json = serde_json::Map::new();
-        for (name, value) in figures {
-            println!("{name:<36} {value:>10.3}");
-            json.insert(name.to_owned(), value.into());
+        let mut json = Vec::new();
+        for (name, value, unit, runs) in figures {
+            println!("{name:<36} {value:>10.3} {unit}");
+            json.push(serde_json::json!({
+                "name": name, "value": value, "unit": unit, "baseline": null, "ratio": null, "runs": runs
+            }));
         }
-        json.insert("peer".to_owned(), "fakes in the same process".into());
-        json.insert(
-            "build".to_owned(),
-            if cfg!(debug_assertions) {
-                "debug"
-            } else {
-                "release"
-            }
-            .into(),
-        );
         let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/bench");
         std::fs::create_dir_all(&target).unwrap();
         let text = serde_json::to_string_pretty(&json).unwrap();

@@ -362,6 +362,73 @@ async fn after_a_crash_of_dockerd_exactly_the_difference_in(mut docker: TestDock
     assert_eq!(told(&mut events, 1).await, [(EventKind::Delete, dies)]);
 }
 
+/// A daemon that hangs for a while, and a socket behind which there is suddenly another daemon.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_dockerd_and_a_replaced_socket_are_exactly_their_difference() {
+    use nix::sys::signal::{Signal, kill};
+    const NAME: &str = "a_stopped_dockerd_and_a_replaced_socket_are_exactly_their_difference";
+    if !is_root(NAME) {
+        return;
+    }
+    let mut one = TestDockerd::start(DockerNetwork::OwnNamespace);
+    let mut other = TestDockerd::start(DockerNetwork::OwnNamespace);
+    let stays = one.run_container("stays", "test/base:1", &[], SLEEP);
+    let dies = one.run_container("dies", "test/base:1", &[], SLEEP);
+    let elsewhere = other.run_container("elsewhere", "test/base:1", &[], SLEEP);
+    let cancel = CancellationToken::new();
+    let mut events = monitor(&one, &cancel);
+    assert_eq!(synced(&mut events).await.1.len(), 2);
+
+    let pid = one.docker(&["inspect", "--format", "{{.State.Pid}}", "dies"]);
+    one.signal(Signal::SIGSTOP);
+    kill(nix::unistd::Pid::from_raw(pid.parse().unwrap()), Signal::SIGKILL).unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(events.try_recv().is_err(), "who hangs tells nothing");
+    one.signal(Signal::SIGCONT);
+    assert_eq!(told(&mut events, 1).await, [(EventKind::Stop, dies.clone())]);
+
+    // The old connection goes on until its daemon ends; who asks then asks the other one.
+    let fresh = one.socket().with_extension("fresh");
+    std::fs::hard_link(other.socket(), &fresh).unwrap();
+    std::fs::rename(&fresh, one.socket()).unwrap();
+    let changed = async |events: &mut mpsc::Receiver<MonitorEvent>| {
+        let [(kind, _)] = told(events, 1).await.try_into().unwrap();
+        assert_eq!(kind, EventKind::SocketError);
+        let (mut told, running) = synced(events).await;
+        told.sort();
+        (told, running)
+    };
+    let sorted = |mut expected: Vec<(EventKind, String)>| {
+        expected.sort();
+        expected
+    };
+    one.kill();
+    let (told_meanwhile, running) = changed(&mut events).await;
+    // The other daemon knows none of the first one's: they are gone, also the one that had ended before.
+    let expected = vec![
+        (EventKind::Stop, stays.clone()),
+        (EventKind::Delete, stays.clone()),
+        (EventKind::Delete, dies),
+        (EventKind::Start, elsewhere.clone()),
+    ];
+    assert_eq!(told_meanwhile, sorted(expected));
+    assert_eq!(running, [elsewhere.parse().unwrap()]);
+    std::fs::remove_file(one.socket()).unwrap();
+    one.restart();
+    other.kill();
+    let (told_meanwhile, running) = changed(&mut events).await;
+    let expected = vec![
+        (EventKind::Start, stays.clone()),
+        (EventKind::Stop, elsewhere.clone()),
+        (EventKind::Delete, elsewhere),
+    ];
+    assert_eq!(told_meanwhile, sorted(expected));
+    assert_eq!(running, [stays.parse().unwrap()]);
+    let late = one.run_container("late", "test/base:1", &[], SLEEP);
+    assert_eq!(told(&mut events, 1).await, [(EventKind::Start, late)]);
+    other.restart();
+}
+
 #[tokio::test]
 async fn a_dead_socket_is_one_clear_error() {
     let folder = tempfile::tempdir().unwrap();

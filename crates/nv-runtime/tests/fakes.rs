@@ -201,3 +201,70 @@ async fn a_process_id_that_was_used_again_is_not_believed() {
     assert_eq!((workload.netns, workload.interfaces.len()), (0, 0));
     assert_eq!(workload.service, "web");
 }
+
+/// Resident bytes of this process (proc(5)).
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: usize = statm.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096
+}
+
+/// Five hundred containers a second that live for a tenth of one, and a consumer whose queue is short.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_of_containers_is_told_whole_and_in_bounded_memory() {
+    const PAIRS: u64 = 2000;
+    const LIVES: u64 = 50;
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("docker.sock");
+    let fake = FakeDocker::docker(&socket);
+    let cancel = CancellationToken::new();
+    let options = MonitorOptions {
+        capacity: 16,
+        ..MonitorOptions::new("n".parse().unwrap())
+    };
+    let runtime: Arc<dyn ContainerRuntime> = Arc::new(DockerRuntime::connect(&socket));
+    let mut events = Monitor::spawn(vec![runtime], options, cancel.clone());
+    assert_eq!(synced(&mut events).await, "docker");
+    while fake.listeners() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let before = resident();
+    let writer = fake.clone();
+    tokio::spawn(async move {
+        let now = || {
+            let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+            u64::try_from(since.unwrap().as_nanos()).unwrap()
+        };
+        let id = |number: u64| format!("{number:064x}");
+        let mut pace = tokio::time::interval(Duration::from_millis(2));
+        for number in 0..PAIRS + LIVES {
+            pace.tick().await;
+            if number < PAIRS {
+                writer.put(&id(number), std::process::id());
+                writer.tell("start", &id(number), now());
+            }
+            if let Some(oldest) = number.checked_sub(LIVES) {
+                writer.remove(&id(oldest));
+                writer.tell("die", &id(oldest), now());
+            }
+        }
+    });
+    let mut lives = std::collections::BTreeMap::new();
+    let mut ends = 0;
+    while ends < PAIRS {
+        let (kind, id, _) = told(&mut events).await;
+        let life: &mut Vec<EventKind> = lives.entry(id).or_default();
+        life.push(kind);
+        ends += u64::from(kind == EventKind::Stop);
+    }
+    let grown = resident().saturating_sub(before);
+    assert_eq!(lives.len() as u64, PAIRS);
+    for (id, life) in &lives {
+        // One that the daemon does not know any more may be told to be gone, too.
+        let (life, gone) = life.split_at(2);
+        assert_eq!(life, [EventKind::Start, EventKind::Stop], "{id}");
+        assert!(gone.is_empty() || gone == [EventKind::Delete], "{id}: {gone:?}");
+    }
+    assert!(grown < 64 << 20, "{grown} bytes more");
+    cancel.cancel();
+}

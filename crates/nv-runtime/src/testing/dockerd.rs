@@ -150,6 +150,16 @@ impl TestDockerd {
         }
     }
 
+    /// Sends dockerd a signal.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        let child = self.dockerd.as_ref().expect("dockerd runs");
+        let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
+    }
+
     /// Starts dockerd again.
     ///
     /// # Panics
