@@ -9,6 +9,7 @@ pub mod nft;
 pub mod product;
 pub mod scenario;
 pub mod side_by_side;
+pub mod store;
 pub mod traffic;
 
 /// Prints a line of a bench's findings.

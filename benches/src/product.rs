@@ -159,3 +159,18 @@ pub fn wait_for(
     }
     Ok(())
 }
+
+/// Memory of a process in MiB: `VmRSS`, resident now, or `VmHWM`, the most that it ever was (proc(5)).
+///
+/// # Errors
+/// When the process has ended.
+pub fn memory(pid: u32, field: &str) -> anyhow::Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("the process has ended")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let kib = line
+        .and_then(|line| line.split_whitespace().next())
+        .context("no such field")?;
+    Ok(kib.parse::<f64>()? / 1024.0)
+}

@@ -9,7 +9,7 @@ use crate::cmd;
 /// Runs one bench by name.
 pub(crate) fn run(name: &str, args: &[String]) -> anyhow::Result<()> {
     match name {
-        "datapath" | "side-by-side" | "apply" | "footprint" | "program" | "capture" => {
+        "datapath" | "side-by-side" | "apply" | "footprint" | "program" | "capture" | "store" => {
             cmd::run(cmd::cargo().args(["build", "--release", "--locked", "--bins"]))?;
             // As built with the workspace: `cargo run -p` would choose other features and build half of it anew.
             let program = cmd::target().join("release").join(name);
@@ -30,7 +30,7 @@ pub(crate) fn run(name: &str, args: &[String]) -> anyhow::Result<()> {
             cmd::run(&mut bench)
         }
         _ => bail!(
-            "no bench '{name}': there are datapath, side-by-side, program, apply, footprint, capture, policy, decide and runtime"
+            "no bench '{name}': there are datapath, side-by-side, program, apply, footprint, capture, store, policy, decide and runtime"
         ),
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use nv_benches::figure::{Figure, write};
-use nv_benches::product::{Process, Rest, binary, wait_for, word_after};
+use nv_benches::product::{Process, Rest, binary, memory, wait_for, word_after};
 use nv_benches::say;
 use nv_lab::{HostSpec, Lab};
 
@@ -72,7 +72,7 @@ fn main() -> anyhow::Result<()> {
     })
     .and_then(|()| {
         std::thread::sleep(SETTLE);
-        resident(guard.pid())
+        memory(guard.pid(), "VmRSS")
     });
     drop(guard);
     drop(running);
@@ -95,15 +95,4 @@ fn main() -> anyhow::Result<()> {
     };
     say(&format!("written: {}", write("footprint", &[figure])?.display()));
     Ok(())
-}
-
-/// Resident memory in MiB (`VmRSS` of proc(5)).
-fn resident(pid: u32) -> anyhow::Result<f64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("the agent has ended")?;
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .context("no VmRSS")?;
-    let kib: f64 = line.split_whitespace().nth(1).context("no VmRSS")?.parse()?;
-    Ok(kib / 1024.0)
 }
