@@ -271,6 +271,22 @@ impl Worker {
                 tracing::debug!(ifindex, %direction, %reason, %verdict, "packet");
                 None
             }
+            DatapathEvent::Tampered {
+                ifindex, restored, ..
+            } => {
+                if restored {
+                    tracing::warn!(
+                        ifindex,
+                        "somebody removed the programs of an interface: they are back"
+                    );
+                } else {
+                    tracing::error!(
+                        ifindex,
+                        "somebody removed the programs of an interface: nothing is judged there"
+                    );
+                }
+                None
+            }
         });
         let flows: Vec<_> = flows.collect();
         self.tell(flows);
@@ -358,9 +374,9 @@ fn counted(status: &EndpointStatus) -> nv_api::rest::GuardedEndpoint {
     let EndpointStatus {
         spec,
         mode,
+        guarded,
         ingress,
         egress,
-        ..
     } = status;
     nv_api::rest::GuardedEndpoint {
         ifindex: spec.ifindex,
@@ -372,6 +388,7 @@ fn counted(status: &EndpointStatus) -> nv_api::rest::GuardedEndpoint {
             .unwrap_or_default(),
         addresses: spec.addresses.iter().map(ToString::to_string).collect(),
         mode: mode.map(|mode| mode.name().to_owned()).unwrap_or_default(),
+        unguarded: !guarded,
         ingress: direction(ingress),
         egress: direction(egress),
         ..nv_api::rest::GuardedEndpoint::default()

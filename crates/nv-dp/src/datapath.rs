@@ -129,6 +129,15 @@ pub enum DatapathEvent {
         /// When, nanoseconds on the monotonic clock.
         at_ns: u64,
     },
+    /// Somebody took the programs off an interface that is under guard: found by [`Datapath::sweep`].
+    Tampered {
+        /// Endpoint.
+        ifindex: u32,
+        /// They are back. If not, nothing is judged there, and every sweep tries again.
+        restored: bool,
+        /// When it was seen, nanoseconds on the monotonic clock.
+        at_ns: u64,
+    },
 }
 
 /// Counters of an endpoint in one direction.
@@ -159,6 +168,8 @@ pub struct EndpointStatus {
     pub spec: EndpointSpec,
     /// Mode in force, `None` when the image in force does not know the workload.
     pub mode: Option<Mode>,
+    /// The programs are on the interface. Filters of the clsact hook are taken for there.
+    pub guarded: bool,
     /// Towards the workload.
     pub ingress: DirectionCounters,
     /// From the workload.
@@ -212,7 +223,8 @@ pub trait Datapath: Send {
     fn poll_events(&mut self, max: usize) -> Result<Vec<DatapathEvent>, DatapathError>;
 
     /// Walks the connection table: gives every flow to `each` and removes those that have been idle for too long
-    /// (they are given with [`FlowState::Closed`]).
+    /// (they are given with [`FlowState::Closed`]). Puts programs and pins back that somebody else has taken away
+    /// ([`DatapathEvent::Tampered`]).
     ///
     /// # Errors
     /// When the table cannot be read.

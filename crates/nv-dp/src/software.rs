@@ -446,16 +446,14 @@ impl Datapath for SoftwareDatapath {
         let capacity = memory.config.capacity;
         let endpoints = memory.endpoints.iter().map(|(ifindex, endpoint)| {
             let [ingress, egress] = endpoint.counters.each_ref().map(counters_of);
-            let view = active.view(endpoint.spec.workload.as_ref());
-            (
-                *ifindex,
-                EndpointStatus {
-                    spec: endpoint.spec.clone(),
-                    mode: view.mode(),
-                    ingress,
-                    egress,
-                },
-            )
+            let status = EndpointStatus {
+                spec: endpoint.spec.clone(),
+                mode: active.view(endpoint.spec.workload.as_ref()).mode(),
+                guarded: true,
+                ingress,
+                egress,
+            };
+            (*ifindex, status)
         });
         let room = |used: usize, capacity: usize| (used as u64, capacity as u64);
         Ok(DatapathStatus {

@@ -88,6 +88,7 @@ fn bounded(endpoint: GuardedEndpoint, node: &str) -> GuardedEndpoint {
         workload_name: String::new(),
         addresses: endpoint.addresses.into_iter().take(64).map(short).collect(),
         mode: short(endpoint.mode),
+        unguarded: endpoint.unguarded,
         ingress: known(endpoint.ingress),
         egress: known(endpoint.egress),
         reported_at: 0,

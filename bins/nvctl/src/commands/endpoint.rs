@@ -41,8 +41,14 @@ pub(super) async fn run(context: &Context, name: &str) -> Result<u8, CtlError> {
 
 fn print(context: &Context, endpoint: &Value) -> Result<(), CtlError> {
     let cell = |path: &str| table::cell(endpoint, path);
+    let is_open = endpoint.get("unguarded") == Some(&json!(true));
+    let warning = if is_open {
+        ", NOT GUARDED: its programs were taken off"
+    } else {
+        ""
+    };
     let heading = format!(
-        "{} on {} of {}: {}, addresses {}",
+        "{} on {} of {}: {}, addresses {}{warning}",
         cell("name"),
         cell("node"),
         cell("workload_name|workload"),

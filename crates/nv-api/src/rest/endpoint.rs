@@ -43,6 +43,9 @@ pub struct GuardedEndpoint {
     pub addresses: Vec<String>,
     /// Mode in force; empty when the policy in force does not know the workload.
     pub mode: String,
+    /// Its programs were taken off and cannot be put back: nothing is judged here.
+    #[serde(default)]
+    pub unguarded: bool,
     /// Towards the workload.
     pub ingress: EndpointCounters,
     /// From the workload.

@@ -10,6 +10,7 @@ use nv_dp_common::timeout::idle_ns;
 use nv_types::{Direction, FlowState, IpProto, PolicyImage, Revision};
 
 use super::endpoints::absent_is_fine;
+use super::hook::Hold;
 use super::setup::{fault, interface_name};
 use super::sys::{Place, read_batch};
 use super::{EbpfDatapath, Endpoint, MAX_ENDPOINTS, spec};
@@ -87,11 +88,18 @@ impl Datapath for EbpfDatapath {
             return Err(no_interface());
         }
         let block = spec::encode(spec)?;
-        let known = self.endpoints.get(&spec.ifindex);
-        let has_programs = known.is_some();
-        if known.is_some_and(|endpoint| endpoint.spec == *spec) {
+        let same = |endpoint: &Endpoint| endpoint.spec == *spec;
+        let is_same = self.endpoints.get(&spec.ifindex).map(same);
+        // Programs may have been taken off, and the index may be another interface's by now, with another workload's counters and flows.
+        let is_guarded = self.is_guarded(spec.ifindex)?;
+        if is_guarded && is_same == Some(true) {
             return Ok(());
         }
+        if !is_guarded && is_same == Some(false) {
+            self.detach(spec.ifindex)?;
+        }
+        let known = self.endpoints.get(&spec.ifindex);
+        let has_programs = is_guarded && known.is_some();
         let again = known.is_some() || self.gone.remove(&spec.ifindex);
         let index = match known.map(|endpoint| endpoint.value.index) {
             Some(index) => index,
@@ -144,7 +152,8 @@ impl Datapath for EbpfDatapath {
     }
 
     fn poll_events(&mut self, max: usize) -> Result<Vec<DatapathEvent>, DatapathError> {
-        let mut events = Vec::new();
+        let first = max.min(self.found.len());
+        let mut events: Vec<_> = self.found.drain(..first).collect();
         while events.len() < max {
             let Some(item) = self.maps.events.next() else {
                 break;
@@ -181,7 +190,8 @@ impl Datapath for EbpfDatapath {
         for key in over {
             absent_is_fine(self.maps.flows.remove(&key.to_bytes()), "remove a flow")?;
         }
-        self.write_shares(&used, now)
+        self.write_shares(&used, now)?;
+        self.repair()
     }
 
     fn status(&mut self) -> Result<DatapathStatus, DatapathError> {
@@ -192,6 +202,7 @@ impl Datapath for EbpfDatapath {
             let status = EndpointStatus {
                 spec: endpoint.spec.clone(),
                 mode: endpoint.value.views[place].mode(),
+                guarded: self.hook.holds(&self.pins, *ifindex) == Hold::On,
                 ingress: self.counters(endpoint.value.index, Direction::Ingress)?,
                 egress: self.counters(endpoint.value.index, Direction::Egress)?,
             };
@@ -231,6 +242,7 @@ impl Datapath for EbpfDatapath {
         for ifindex in guarded {
             self.detach(ifindex)?;
         }
+        self.purged = true;
         self.pins.remove_all()
     }
 }

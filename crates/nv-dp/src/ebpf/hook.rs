@@ -14,6 +14,7 @@ use nv_types::Direction;
 
 use super::pins::Pins;
 use super::setup::{fault, interface_name};
+use super::sys;
 use crate::DatapathError;
 
 /// How programs are put on interfaces.
@@ -33,6 +34,17 @@ pub enum HookChoice {
 pub(crate) enum Hook {
     Tcx,
     Clsact,
+}
+
+/// Whether the programs are where they were put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hold {
+    /// They are. Of filters of a clsact qdisc nothing else is known.
+    On,
+    /// A link is not there any more.
+    Off,
+    /// A link is there and on no interface: it was taken off, or its interface has gone, whatever has its index now.
+    Loose,
 }
 
 /// First in line, at a handle of our own, so that a restarted agent finds its filter again.
@@ -88,6 +100,28 @@ impl Hook {
             }
         }
         Ok(true)
+    }
+
+    /// Whether both programs are on the interface.
+    pub(crate) fn holds(self, pins: &Pins, ifindex: u32) -> Hold {
+        if self == Self::Clsact {
+            return Hold::On;
+        }
+        let mut hold = Hold::On;
+        for (direction, _) in SIDES {
+            match sys::linked_to(&pins.link(ifindex, direction)) {
+                Ok(Some(found)) if found == ifindex => {}
+                Ok(_) => return Hold::Loose,
+                // This process lacks something: that says nothing of the link.
+                Err(error)
+                    if matches!(
+                        error.raw_os_error(),
+                        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)
+                    ) => {}
+                Err(_) => hold = Hold::Off,
+            }
+        }
+        hold
     }
 
     /// Takes both programs off.
@@ -155,7 +189,8 @@ fn tcx(
             let options = TcAttachOptions::TcxOrder(LinkOrder::first());
             let id = match program.attach_with_options(name, attach_type(direction), options) {
                 Ok(id) => id,
-                Err(_) if interface_name(ifindex).is_none() => return Ok(false),
+                // Gone, or renamed meanwhile: it was asked for by its name.
+                Err(_) if interface_name(ifindex).as_deref() != Some(name) => return Ok(false),
                 Err(error) => return Err(fault(&action, &error)),
             };
             let link = program.take_link(id).map_err(|error| fault(&action, &error))?;

@@ -1,6 +1,7 @@
 //! The kernel's tables as byte maps, and bringing one of them to a wanted content.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, IterableMap as _, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf};
@@ -60,6 +61,36 @@ impl Maps {
             lost: take(ebpf, "NV_LOST")?,
             specs: take(ebpf, "NV_SPECS")?,
         })
+    }
+
+    /// Pins again what somebody has unpinned, so that a restarted agent finds it. Gives how many.
+    pub(crate) fn pin_again(&self, folder: &Path) -> Result<usize, DatapathError> {
+        let tables = [
+            ("NV_STATE", self.state.map()),
+            ("NV_SWITCHES", self.switches.map()),
+            ("NV_SHARES", self.shares.map()),
+            ("NV_ENDPOINTS", self.endpoints.map()),
+            ("NV_OWN", self.own.map()),
+            ("NV_COUNTERS", self.counters.map()),
+            ("NV_ADDRESSES", self.addresses.map()),
+            ("NV_PAIRS", self.pairs.map()),
+            ("NV_PORTS", self.ports.map()),
+            ("NV_CHAINS", self.chains.map()),
+            ("NV_FLOWS", self.flows.map()),
+            ("NV_LOST", self.lost.map()),
+            ("NV_SPECS", self.specs.map()),
+        ];
+        let mut pinned = 0;
+        for (name, table) in tables {
+            let path = folder.join(name);
+            if !path.exists() {
+                table
+                    .pin(&path)
+                    .map_err(|error| fault(&format!("pin table {name}"), &error))?;
+                pinned += 1;
+            }
+        }
+        Ok(pinned)
     }
 
     /// Room for one image in each policy table, and for flows.

@@ -6,12 +6,13 @@ mod hook;
 mod maps;
 mod pins;
 pub mod probe;
+mod repair;
 mod setup;
 mod spec;
 mod sys;
 mod tap;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ use self::maps::Maps;
 use self::pins::Pins;
 use self::setup::{check_abi, fault, load};
 use crate::slot::{Capacity, SlotTables};
-use crate::{DatapathError, EndpointSpec};
+use crate::{DatapathError, DatapathEvent, EndpointSpec};
 
 pub use self::hook::HookChoice;
 pub use self::tap::{NameGate, NameTap};
@@ -87,6 +88,12 @@ pub struct EbpfDatapath {
     endpoints: BTreeMap<u32, Endpoint>,
     /// Interfaces that were let go: their flows are still in the table.
     gone: BTreeSet<u32>,
+    /// Interfaces whose programs could not be put back.
+    open: BTreeSet<u32>,
+    /// Nothing is to be put back.
+    purged: bool,
+    /// What the sweep has found, for whoever polls events.
+    found: VecDeque<DatapathEvent>,
     pins: Pins,
 }
 
@@ -135,6 +142,9 @@ impl EbpfDatapath {
             slots,
             endpoints: BTreeMap::new(),
             gone: BTreeSet::new(),
+            open: BTreeSet::new(),
+            purged: false,
+            found: VecDeque::new(),
             pins,
         };
         datapath.adopt()?;

@@ -40,21 +40,7 @@ fn is_bpffs(path: &Path) -> bool {
 impl Pins {
     /// Makes the folders, mounting the file system if it is not, and takes the lock.
     pub(crate) fn open(dir: &Path) -> Result<Self, DatapathError> {
-        if !is_bpffs(dir) && dir.starts_with(BPFFS) && Path::new(BPFFS).is_dir() {
-            mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&str>)
-                .map_err(|error| io(format!("mount the BPF file system at {BPFFS}"), &error))?;
-        }
-        if !is_bpffs(dir) {
-            return Err(DatapathError::Unsupported {
-                what: format!("{} is not on a BPF file system", dir.display()),
-                hint: format!(
-                    "use a folder below {BPFFS}, on a kernel with CONFIG_BPF_SYSCALL and sysfs mounted"
-                ),
-            });
-        }
-        for folder in ["maps", "links"].map(|name| dir.join(name)) {
-            create(&folder)?;
-        }
+        prepare(dir)?;
         let file = File::open(dir).map_err(|error| io(format!("open {}", dir.display()), &error))?;
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| DatapathError::Kernel {
             action: format!("lock {}", dir.display()),
@@ -64,6 +50,16 @@ impl Pins {
             dir: dir.to_path_buf(),
             _lock: lock,
         })
+    }
+
+    /// Makes the folders again where somebody has removed them. `true` if anything was missing.
+    pub(crate) fn restore(&self) -> Result<bool, DatapathError> {
+        let is_whole =
+            is_bpffs(&self.dir) && ["maps", "links"].iter().all(|name| self.dir.join(name).is_dir());
+        if !is_whole {
+            prepare(&self.dir)?;
+        }
+        Ok(!is_whole)
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -126,6 +122,26 @@ impl Pins {
         clear(&self.maps())?;
         create(&self.maps())
     }
+}
+
+/// Makes what is missing of the folders, and mounts the file system if it is not.
+fn prepare(dir: &Path) -> Result<(), DatapathError> {
+    if !is_bpffs(dir) && dir.starts_with(BPFFS) && Path::new(BPFFS).is_dir() {
+        mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&str>)
+            .map_err(|error| io(format!("mount the BPF file system at {BPFFS}"), &error))?;
+    }
+    if !is_bpffs(dir) {
+        return Err(DatapathError::Unsupported {
+            what: format!("{} is not on a BPF file system", dir.display()),
+            hint: format!(
+                "use a folder below {BPFFS}, on a kernel with CONFIG_BPF_SYSCALL and sysfs mounted"
+            ),
+        });
+    }
+    for folder in ["maps", "links"].map(|name| dir.join(name)) {
+        create(&folder)?;
+    }
+    Ok(())
 }
 
 /// Makes a folder and those above it; another instance may be removing an empty one of those meanwhile.

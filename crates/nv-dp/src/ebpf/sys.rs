@@ -15,6 +15,7 @@ use std::path::Path;
 
 /// `enum bpf_cmd` of linux/bpf.h.
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_LINK_DETACH: libc::c_long = 34;
 
@@ -32,25 +33,87 @@ struct LinkDetach {
     link_fd: u32,
 }
 
-/// Takes the program of a pinned link off its interface.
+/// Calls bpf(2) with a command that gives a descriptor.
 ///
-/// # Errors
-/// What the kernel says; `ENOENT` when there is no such pin, `ENOLINK` when the interface has gone already.
-pub(super) fn detach_pinned(path: &Path) -> io::Result<()> {
+/// # Safety
+/// `attr` is the part of `union bpf_attr` that the command reads, and what it points to is live.
+unsafe fn make<T>(command: libc::c_long, attr: &T) -> io::Result<OwnedFd> {
+    // SAFETY: a live struct of the size that is given; the rest is the caller's word.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
+    let fd = i32::try_from(fd)
+        .ok()
+        .filter(|fd| *fd >= 0)
+        .ok_or_else(io::Error::last_os_error)?;
+    // SAFETY: a descriptor that the kernel has just made and that nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Opens what is pinned.
+fn pinned(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let get = ObjGet {
         pathname: path.as_ptr() as u64,
         bpf_fd: 0,
         file_flags: 0,
     };
-    // SAFETY: the attribute is a live struct of the size that is given, its path a C string that outlives the call.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const get, size_of::<ObjGet>()) };
-    let fd = i32::try_from(fd)
-        .ok()
-        .filter(|fd| *fd >= 0)
-        .ok_or_else(io::Error::last_os_error)?;
-    // SAFETY: a descriptor that the kernel has just made and that nothing else owns.
-    let link = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: the struct is what the command reads, its path a C string that outlives the call.
+    unsafe { make(BPF_OBJ_GET, &get) }
+}
+
+/// `union bpf_attr` as `BPF_OBJ_GET_INFO_BY_FD` reads it.
+#[repr(C)]
+struct InfoByFd {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// `struct bpf_link_info` of a TCX link.
+#[repr(C)]
+#[derive(Default)]
+struct TcxInfo {
+    kind: u32,
+    id: u32,
+    prog_id: u32,
+    pad: u32,
+    ifindex: u32,
+    attach_type: u32,
+}
+
+/// The interface that a pinned TCX link is on; `None` when it has been taken off, or its interface has gone.
+///
+/// # Errors
+/// What the kernel says; `ENOENT` when there is no such pin.
+pub(super) fn linked_to(path: &Path) -> io::Result<Option<u32>> {
+    let link = pinned(path)?;
+    let mut info = TcxInfo::default();
+    let ask = InfoByFd {
+        bpf_fd: link.as_raw_fd().unsigned_abs(),
+        info_len: u32::try_from(size_of::<TcxInfo>()).unwrap_or(0),
+        info: &raw mut info as u64,
+    };
+    // SAFETY: the attribute is a live struct of the size that is given, and so is what it points to.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_GET_INFO_BY_FD,
+            &raw const ask,
+            size_of::<InfoByFd>(),
+        )
+    };
+    if done == 0 {
+        Ok(Some(info.ifindex).filter(|ifindex| *ifindex != 0))
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Takes the program of a pinned link off its interface.
+///
+/// # Errors
+/// What the kernel says; `ENOENT` when there is no such pin, `ENOLINK` when the interface has gone already.
+pub(super) fn detach_pinned(path: &Path) -> io::Result<()> {
+    let link = pinned(path)?;
     let detach = LinkDetach {
         link_fd: link.as_raw_fd().unsigned_abs(),
     };

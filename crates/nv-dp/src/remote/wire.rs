@@ -11,7 +11,7 @@ use crate::{DatapathConfig, DatapathError, DatapathEvent, DatapathStatus, Endpoi
 /// Longest message in bytes.
 pub const MAX_FRAME: u32 = 64 << 20;
 /// Version of the messages.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 /// Flows of one message.
 pub(super) const FLOWS: usize = 4096;
 
