@@ -40,7 +40,8 @@ fn lines_before_tests(text: &str) -> usize {
     lines
         .windows(2)
         .position(|pair| {
-            pair[0].starts_with("#[cfg(test)]") && pair[1].starts_with("mod ") && pair[1].ends_with('{')
+            let module = pair[1].strip_prefix("pub(crate) ").unwrap_or(pair[1]);
+            pair[0].starts_with("#[cfg(test)]") && module.starts_with("mod ") && module.ends_with('{')
         })
         .unwrap_or(lines.len())
 }

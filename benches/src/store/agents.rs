@@ -150,7 +150,7 @@ async fn agent(node: String, tls: ClientTlsConfig, tell: mpsc::Sender<Told>) -> 
     tokio::spawn(heartbeat(node, channel));
     let key = nv_types::keys::rule(nv_types::RuleId(RULE));
     while let Some(reply) = watch.message().await? {
-        if reply.resync.is_some() {
+        if reply.resync.is_some() && !reply.more {
             tell.send(Told::Ready)?;
         }
         let is_it = |change: &nv_api::grpc::Change| matches!(&change.change, Some(change::Change::Put(entry)) if entry.key == key);

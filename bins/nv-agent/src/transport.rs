@@ -1,5 +1,6 @@
 //! The controller's store over gRPC, as a [`KvStore`] whose watches end with the connection.
 
+use std::mem;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -169,13 +170,21 @@ impl KvStore for GrpcStore {
         let mut stream = reply.map_err(|status| error(&status, prefix))?.into_inner();
         let (sender, receiver) = mpsc::channel(QUEUE);
         tokio::spawn(async move {
+            let mut parts = Vec::new();
             loop {
                 let message = tokio::select! {
                     message = stream.message() => message,
                     () = sender.closed() => return,
                 };
                 match message {
-                    Ok(Some(reply)) => {
+                    Ok(Some(mut reply)) => {
+                        if let Some(state) = &mut reply.resync {
+                            parts.append(&mut state.entries);
+                            if reply.more {
+                                continue;
+                            }
+                            state.entries = mem::take(&mut parts);
+                        }
                         if sender.send(event(reply)).await.is_err() {
                             return;
                         }

@@ -259,6 +259,15 @@ fn config(
     }
 }
 
+/// Waits until an agent that ran in this process has given its folder of captures back: threads that were about to end hold it for moments longer.
+async fn free(folder: &Path) {
+    let is_free = || {
+        let lock = std::fs::File::open(folder.join("captures/lock"));
+        lock.map_or(true, |lock| lock.try_lock().is_ok())
+    };
+    until("the folder of captures is free", async || is_free()).await;
+}
+
 impl Agent {
     pub(crate) async fn start(
         node: &NodeId,
@@ -279,6 +288,7 @@ impl Agent {
     ) -> Self {
         let stop = CancellationToken::new();
         let config = config(node, folder, controller, docker, datapath);
+        free(folder).await;
         let handle = nv_agent::start(config, stop.clone()).await.unwrap();
         Self { handle, stop }
     }
@@ -292,6 +302,7 @@ impl Agent {
     ) -> Self {
         let stop = CancellationToken::new();
         let config = config(node, folder, controller, None, SoftwareConfig::default());
+        free(folder).await;
         let handle = nv_agent::start_on(datapath, config, stop.clone()).await.unwrap();
         Self { handle, stop }
     }

@@ -117,7 +117,7 @@ impl Sending {
         if let Some(first) = self.first.take() {
             return Some(first);
         }
-        // The transport asks for the next message when there is room for it again: the one before is out.
+        // The transport asks for the next message when there is room for it again: all of the snapshot but its last part is out.
         self.on_its_way = None;
         self.events.recv().await
     }
@@ -151,12 +151,13 @@ async fn begin(
 }
 
 fn stream(sending: Sending) -> WatchReplies {
-    Box::pin(futures::stream::unfold(sending, |mut sending| async {
+    let begun = (sending, None::<convert::Parts>);
+    Box::pin(futures::stream::unfold(begun, |(mut sending, mut parts)| async {
         loop {
-            let event = sending.next().await?;
-            if let Some(event) = visible(event) {
-                return Some((Ok(convert::event(event)), sending));
+            if let Some(reply) = parts.as_mut().and_then(Iterator::next) {
+                return Some((Ok(reply), (sending, parts)));
             }
+            parts = visible(sending.next().await?).map(convert::event);
         }
     }))
 }

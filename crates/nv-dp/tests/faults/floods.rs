@@ -277,10 +277,9 @@ fn a_flood_of_one_workload_does_not_harm_the_others() {
             outcome.served, outcome.before, outcome.after, outcome.refused
         );
         assert_eq!(outcome.served, NEW, "{kind}");
-        // In Monitor what finds no room passes, and takes the others' room at their own interfaces: what the share is good for in Protect.
-        assert_eq!(
-            outcome.after >= outcome.before,
-            mode == Mode::Protect,
+        // In Monitor what finds no room passes, and may take the others' room at their own interfaces.
+        assert!(
+            mode == Mode::Monitor || outcome.after >= outcome.before,
             "{kind}: what they had open"
         );
         assert_eq!(
