@@ -21,6 +21,8 @@ fn written(terminal: bool, args: &[&str], env: &[(&str, &str)]) -> String {
         .env("NV_CONFIG", folder.path().join("config.toml"))
         .env("TERM", "xterm-256color")
         .env_remove("NO_COLOR")
+        // Where it is set, a dumb terminal is taken for one that shows colours.
+        .env_remove("CI")
         .env_remove("CLICOLOR")
         .env_remove("CLICOLOR_FORCE")
         .current_dir(folder.path())

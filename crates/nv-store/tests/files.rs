@@ -318,7 +318,10 @@ fn a_full_disk_is_named_loses_nothing_and_is_forgotten_when_there_is_room() {
             }
         }
         let mut seen = Truth::new();
-        while let Ok(event) = watch.try_recv() {
+        // What did not wait for it comes as a snapshot when it has read what did.
+        while seen != acknowledged {
+            let event = tokio::time::timeout(std::time::Duration::from_secs(5), watch.recv()).await;
+            let Ok(Some(event)) = event else { break };
             match event {
                 WatchEvent::Resync(all) => {
                     seen = all
